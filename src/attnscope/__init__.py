@@ -1,0 +1,37 @@
+"""attnscope finds the attention in any PyTorch model and names what is wrong with it.
+
+The public verbs load lazily: importing this package loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_VERBS = {
+    "Case": "attnscope.case",
+    "diagnose": "attnscope.examine",
+    "explain": "attnscope.explanations",
+    "report": "attnscope.pages.page",
+    "trace": "attnscope.anatomy.trace",
+}
+__all__ = ["Case", "diagnose", "explain", "report", "trace"]
+
+if TYPE_CHECKING:
+    from attnscope.anatomy.trace import trace
+    from attnscope.case import Case
+    from attnscope.examine import diagnose
+    from attnscope.explanations import explain
+    from attnscope.pages.page import report
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _VERBS:
+        raise AttributeError(f"module 'attnscope' has no attribute {name!r}; its verbs are {', '.join(__all__)}")
+    return getattr(importlib.import_module(_VERBS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

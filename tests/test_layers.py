@@ -1,0 +1,120 @@
+"""Arrows point down: the import table of docs/design.md, read against the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "attnscope"
+
+EVERYTHING = {"*"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "undisturbed": {"errors"},
+    "catalogue": {"errors"},
+    "readings": {"errors"},
+    "anatomy.blocks": {"errors"},
+    "findings": {"errors", "readings", "anatomy.blocks"},
+    "record": {"errors", "readings", "findings", "anatomy.blocks"},
+    "anatomy": {"errors", "anatomy.blocks", "undisturbed"},
+    "curvature": {"errors", "anatomy.blocks", "undisturbed"},
+    "models": {"errors", "anatomy.blocks"},
+    "tasks": {"errors"},
+    "case": {"errors", "models", "tasks"},
+    "probe": {"errors", "anatomy", "anatomy.blocks", "case", "undisturbed", "models", "tasks"},
+    "lenses": {"errors", "readings", "anatomy", "anatomy.blocks", "probe", "case", "curvature", "undisturbed", "record"},
+    "faults": {"errors", "findings", "anatomy", "anatomy.blocks", "case"},
+    "remedies": {"errors", "anatomy", "anatomy.blocks", "probe"},
+    "training": {"errors", "case", "probe", "record", "lenses", "remedies"},
+    "diagnosis": {"errors", "readings", "findings", "anatomy.blocks", "record", "catalogue"},
+    "explanations": {"errors", "catalogue"},
+    "examine": {
+        "errors", "catalogue", "readings", "findings", "anatomy", "anatomy.blocks", "case", "probe", "lenses",
+        "diagnosis", "undisturbed",
+    },
+    "pages": {"errors", "readings", "findings", "anatomy.blocks", "record", "explanations"},
+    "studies": EVERYTHING,
+    "cli": EVERYTHING,
+    "testing": EVERYTHING,
+    "demo": EVERYTHING,
+}
+LAZY = {"cli", "demo", "__init__"}
+
+
+def unit_of(module: str) -> str:
+    """The unit of the table that `attnscope.<module>` belongs to."""
+    if module == "anatomy.blocks":
+        return module
+    return module.split(".")[0]
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in SOURCE.rglob("*.py"))
+
+
+def dotted(path: Path) -> str:
+    relative = path.relative_to(SOURCE).with_suffix("")
+    parts = [part for part in relative.parts if part != "__init__"]
+    return ".".join(parts) or "__init__"
+
+
+def own_imports(tree: ast.AST) -> list[tuple[str, ast.stmt]]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("attnscope"):
+            base = (node.module or "").removeprefix("attnscope").strip(".")
+            for alias in node.names:
+                whole = f"{base}.{alias.name}".strip(".")
+                is_module = (SOURCE / (whole.replace(".", "/") + ".py")).exists() or (
+                    SOURCE / whole.replace(".", "/")
+                ).is_dir()
+                found.append((whole if is_module else base, node))
+        elif isinstance(node, ast.Import):
+            found += [
+                (alias.name.removeprefix("attnscope").strip("."), node)
+                for alias in node.names
+                if alias.name.startswith("attnscope")
+            ]
+    return [(name, node) for name, node in found if name]
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted)
+def test_imports_point_down(path: Path) -> None:
+    name = dotted(path)
+    if name == "__init__":
+        pytest.skip("the root only names lazily loaded verbs")
+    unit = unit_of(name)
+    assert unit in MAY_IMPORT, f"{unit} is not in the table of arrows; add it to docs/design.md and here"
+    allowed = MAY_IMPORT[unit]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for target, _ in own_imports(tree):
+        other = unit_of(target)
+        if other != unit and allowed is not EVERYTHING:
+            assert other in allowed, f"{name} imports {target}; {unit} may import {sorted(allowed)}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted)
+def test_no_own_import_inside_a_function(path: Path) -> None:
+    if unit_of(dotted(path)) in LAZY:
+        pytest.skip("imports inside each command")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    lazy = [target for target, node in own_imports(tree) if id(node) in inside]
+    assert not lazy, f"{dotted(path)} imports {lazy} inside a function"
+
+
+@pytest.mark.parametrize("family", ["lenses", "faults", "diagnosis/rules", "remedies", "studies"])
+def test_members_never_import_siblings(family: str) -> None:
+    package = family.replace("/", ".")
+    for path in sorted((SOURCE / family).glob("*.py")):
+        if path.stem.startswith("_"):
+            continue
+        for target, _ in own_imports(ast.parse(path.read_text(encoding="utf-8"))):
+            sibling = target.removeprefix(package + ".")
+            if target.startswith(package + ".") and not sibling.startswith("_"):
+                assert sibling == path.stem, f"{path.stem} imports its sibling {sibling}"
