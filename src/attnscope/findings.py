@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from attnscope.anatomy.blocks import Anatomy, Source
 from attnscope.errors import RecordError
+from attnscope.plain import maybe_float, plain, printable
 from attnscope.readings import Reading
 
 SCHEMA = 1
@@ -140,6 +142,7 @@ class Diagnosis:
         name: the case's name.
         effort: `light`, `standard` or `deep`.
         expects: what the author stated, and what was inferred (`inferred: true`).
+        checked: names of the rules that were asked, whether or not they found anything.
         skipped: lens or rule name -> why it did not run.
         interrupted: whether the user stopped it; what is here is still right.
         seconds, gradients: cost; `gradients` in gradients of the same model and batch.
@@ -153,6 +156,7 @@ class Diagnosis:
     effort: str = "standard"
     expects: Mapping[str, Any] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
+    checked: tuple[str, ...] = ()
     interrupted: bool = False
     seconds: float = 0.0
     gradients: float = 0.0
@@ -182,6 +186,40 @@ class Diagnosis:
         more = f" ({len(serious) - 1} more)" if len(serious) > 1 else ""
         return f"{first.summary} [{first.code} at {first.block_or_site}]{more}"
 
+    def __str__(self) -> str:
+        """The short terminal form: the verdict, then one paragraph a finding."""
+        lines = [printable(f"{self.name or self.anatomy.model_class}: {self.verdict()}")]
+        for finding in self.findings:
+            where = f", {finding.source}" if finding.source else ""
+            head = f"{finding.severity.upper()} {finding.code} at {finding.block_or_site}{where}"
+            reasons = [f"    + {evidence.statement}" for evidence in finding.evidence[:2]]
+            remedy = [f"    try: {finding.remedies[0]}"] if finding.remedies else []
+            lines += [printable(line) for line in ("", head, f"    {finding.summary}", *reasons, *remedy)]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; `attnscope.report` writes the whole page."""
+        rows = "".join(
+            "<tr>" + "".join(
+                f'<td style="text-align:left;vertical-align:top">{escape(printable(cell))}</td>'
+                for cell in (
+                    finding.severity.value, finding.code, finding.block_or_site, finding.summary,
+                    str(finding.source or ""),
+                )
+            ) + "</tr>"
+            for finding in self.findings
+        )
+        heads = "".join(
+            f'<th style="text-align:left">{name}</th>'
+            for name in ("severity", "code", "place", "finding", "source")
+        )
+        table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>" if rows else ""
+        colour = "#b3401f" if self.at_least(Severity.WARNING) else "#1c7a5c"
+        return (
+            f'<div><p style="border-left:4px solid {colour};padding-left:.7em;font-size:1.1em">'
+            f"{escape(printable(self.verdict()))}</p>{table}</div>"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, with a schema number."""
         data = {
@@ -191,10 +229,11 @@ class Diagnosis:
             },
             "schema": SCHEMA,
             "verdict": self.verdict(),
-            "expects": dict(self.expects),
-            "skipped": dict(self.skipped),
-            "environment": dict(self.environment),
-            "findings": [asdict(finding) for finding in self.findings],
+            "expects": plain(dict(self.expects)),
+            "checked": list(self.checked),
+            "skipped": plain(dict(self.skipped)),
+            "environment": plain(dict(self.environment)),
+            "findings": [plain(asdict(finding)) for finding in self.findings],
             "anatomy": self.anatomy.to_dict(),
             "readings": {name: reading.to_dict() for name, reading in self.readings.items()},
         }
@@ -209,12 +248,15 @@ class Diagnosis:
         """
         if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
             seen = data.get("schema") if isinstance(data, Mapping) else type(data).__name__
-            raise RecordError(f"expected a diagnosis of schema {SCHEMA}, found {seen!r}; make it again with `check`")
+            raise RecordError(
+                f"expected a diagnosis of schema {SCHEMA}, found {seen!r}; make it again with `check`"
+            )
         try:
             return cls(
                 findings=tuple(_finding(item) for item in data["findings"]),
                 anatomy=Anatomy.from_dict(data["anatomy"]),
                 readings={name: Reading.from_dict(item) for name, item in data["readings"].items()},
+                checked=tuple(data.get("checked", ())),
                 **{
                     name: data[name]
                     for name in (
@@ -246,7 +288,9 @@ class Diagnosis:
         except OSError as error:
             raise RecordError(f"cannot read {path}: {error.strerror or error}") from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise RecordError(f"{path} is not whole JSON ({error}); make it again with `check --save`") from error
+            raise RecordError(
+                f"{path} is not whole JSON ({error}); make it again with `check --save`"
+            ) from error
         return cls.from_dict(data)
 
 
@@ -255,7 +299,12 @@ def _finding(data: Mapping[str, Any]) -> Finding:
     values["severity"] = Severity(values["severity"])
     values["source"] = Source(**values["source"]) if values["source"] else None
     for name in ("evidence", "counter_evidence"):
-        values[name] = tuple(Evidence(**item) for item in values[name])
+        values[name] = tuple(_evidence(item) for item in values[name])
     for name in ("consequences", "alternatives", "remedies"):
         values[name] = tuple(values[name])
     return Finding(**values)
+
+
+def _evidence(data: Mapping[str, Any]) -> Evidence:
+    numbers = {name: maybe_float(data.get(name)) for name in ("value", "expected")}
+    return Evidence(**{**data, **numbers})

@@ -1,14 +1,15 @@
-"""Reading: what a lens returns, a labelled array with its unit, status and the settings that made it. No torch."""
+"""Reading: what a lens returns, a labelled array with its unit, status and settings. No torch."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from attnscope.plain import floats, plain
 
 OK = "ok"
 NOT_FINITE = "not_finite"
@@ -64,12 +65,14 @@ class Reading:
             )
         for dim, labels in self.coords.items():
             if dim not in self.dims:
-                raise ValueError(f"reading {self.lens!r}: coords for {dim!r}, which is not in dims {self.dims}")
+                raise ValueError(f"reading {self.lens!r}: coords for {dim!r}, not one of dims {self.dims}")
             size = values.shape[self.dims.index(dim)]
             if len(labels) != size:
                 raise ValueError(f"reading {self.lens!r}: {len(labels)} labels for {dim!r} of size {size}")
         if self.stderr is not None and np.shape(self.stderr) != values.shape:
-            raise ValueError(f"reading {self.lens!r}: stderr has shape {np.shape(self.stderr)}, values {values.shape}")
+            raise ValueError(
+                f"reading {self.lens!r}: stderr has shape {np.shape(self.stderr)}, values {values.shape}"
+            )
 
     @property
     def ok(self) -> bool:
@@ -100,16 +103,16 @@ class Reading:
         """Plain JSON types; NaN and infinities become strings, so that every JSON parser reads them."""
         return {
             "lens": self.lens,
-            "values": _plain(self.values.tolist()),
+            "values": plain(self.values.tolist()),
             "dims": list(self.dims),
             "unit": self.unit,
             "coords": {dim: list(labels) for dim, labels in self.coords.items()},
             "status": self.status,
             "note": self.note,
-            "stderr": None if self.stderr is None else _plain(np.asarray(self.stderr).tolist()),
+            "stderr": None if self.stderr is None else plain(np.asarray(self.stderr).tolist()),
             "step": self.step,
-            "settings": dict(self.settings),
-            "facts": _plain(dict(self.facts)),
+            "settings": plain(dict(self.settings)),
+            "facts": plain(dict(self.facts)),
         }
 
     @classmethod
@@ -118,13 +121,13 @@ class Reading:
         stderr = data.get("stderr")
         return cls(
             lens=str(data["lens"]),
-            values=np.asarray(_floats(data["values"]), dtype=np.float64),
+            values=np.asarray(floats(data["values"]), dtype=np.float64),
             dims=tuple(data["dims"]),
             unit=str(data["unit"]),
             coords={dim: tuple(labels) for dim, labels in data.get("coords", {}).items()},
             status=str(data.get("status", OK)),
             note=str(data.get("note", "")),
-            stderr=None if stderr is None else np.asarray(_floats(stderr), dtype=np.float64),
+            stderr=None if stderr is None else np.asarray(floats(stderr), dtype=np.float64),
             step=data.get("step"),
             settings=dict(data.get("settings", {})),
             facts=dict(data.get("facts", {})),
@@ -137,22 +140,3 @@ def missing(lens: str, dims: tuple[str, ...], unit: str, status: str, note: str,
         lens=lens, values=np.zeros((0,) * len(dims)), dims=dims, unit=unit, status=status, note=note,
         settings=settings,
     )
-
-
-def _plain(value: Any) -> Any:
-    """JSON types with non-finite floats as strings."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    return value
-
-
-def _floats(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_floats(item) for item in value]
-    return float(value)

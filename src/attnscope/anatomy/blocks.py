@@ -14,6 +14,8 @@ from enum import StrEnum
 from math import prod
 from typing import Any
 
+from attnscope.plain import maybe_float, plain
+
 
 class Role(StrEnum):
     """What a block does."""
@@ -332,8 +334,9 @@ class Anatomy:
         return tuple(found.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
+        """Plain JSON types: a mask filled with -inf becomes the string `"-inf"`."""
+        data: dict[str, Any] = plain(asdict(self))
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Anatomy:
@@ -390,6 +393,9 @@ def _step(kind: type[Step], data: Mapping[str, Any] | None) -> Any:
         values["source"] = Source(**values["source"])
     if "shape" in values:
         values["shape"] = tuple(values["shape"])
+    for name in ("fill", "allowed_share", "rate"):
+        if name in values:
+            values[name] = maybe_float(values[name])
     return kind(**values)
 
 
@@ -397,12 +403,15 @@ def _attention(data: Mapping[str, Any]) -> Attention:
     values = dict(data)
     for name in ("scale_step", "score_step", "value_step", "residual_step"):
         values[name] = _step(Step, values[name])
+    for name in ("scale", "expected_scale"):
+        values[name] = maybe_float(values[name])
     values["form"], values["kind"] = Form(values["form"]), Kind(values["kind"])
     values["mask"] = tuple(_step(MaskStep, item) for item in values["mask"])
     values["softmax"] = _step(SoftmaxStep, values["softmax"])
     values["dropout"] = tuple(_step(DropoutStep, item) for item in values["dropout"])
     values["head_slices"] = {
-        role: tuple(tuple(map(_slice, head)) for head in heads) for role, heads in values["head_slices"].items()
+        role: tuple(tuple(map(_slice, head)) for head in heads)
+        for role, heads in values["head_slices"].items()
     }
     for name in ("positions", "rotary_sides", "norms", "unresolved"):
         values[name] = tuple(values[name])
