@@ -1,0 +1,165 @@
+"""Study: the replication of one paper. One paper a file; a study may use everything, nothing uses it.
+
+A study makes claims; each has the number expected, its place in the paper, a tolerance, and the number measured.
+A claim that does not hold is reported as not holding, with the best explanation found.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+SCALES = ("smoke", "small", "paper")
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One number that a paper (or theory) gives, and what was measured.
+
+    Attributes:
+        name: short and unique in its study.
+        place: where the paper says so, or `extension` for what it leaves open.
+        expected: the number, or the bound, in words (`<= 1.05`, `1.172`).
+        tolerance: in words (`10 %`, `exact to 1e-9`).
+        measured: the number measured; a mean over seeds when there are several.
+        holds: whether it is within tolerance.
+        note: seeds, spread, and the best explanation when it does not hold.
+    """
+
+    name: str
+    place: str
+    expected: str
+    tolerance: str
+    measured: float
+    holds: bool
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "name": self.name, "place": self.place, "expected": self.expected, "tolerance": self.tolerance,
+            "measured": self.measured, "holds": self.holds, "note": self.note,
+        }
+
+
+def near(name: str, place: str, expected: float, measured: float, tolerance: float, note: str = "") -> Claim:
+    """A claim that `measured` is `expected`, to a relative tolerance."""
+    holds = abs(measured - expected) <= tolerance * abs(expected)
+    return Claim(name, place, f"{expected:g}", f"{100 * tolerance:g} %", measured, holds, note)
+
+
+def at_most(name: str, place: str, bound: float, measured: float, note: str = "") -> Claim:
+    """A claim that `measured` does not exceed `bound`."""
+    return Claim(name, place, f"<= {bound:g}", "bound", measured, bool(measured <= bound), note)
+
+
+def at_least(name: str, place: str, bound: float, measured: float, note: str = "") -> Claim:
+    """A claim that `measured` reaches `bound`."""
+    return Claim(name, place, f">= {bound:g}", "bound", measured, bool(measured >= bound), note)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line of a figure: `reference` marks numbers read from the paper rather than measured."""
+
+    figure: str
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study found.
+
+    Attributes:
+        figures: figure name -> (label of x, label of y).
+    """
+
+    study: str
+    scale: str
+    seconds: float
+    claims: tuple[Claim, ...]
+    curves: tuple[Curve, ...] = ()
+    figures: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether every claim holds."""
+        return all(claim.holds for claim in self.claims)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types: study, scale, seconds, claims, skipped."""
+        return {
+            "study": self.study, "scale": self.scale, "seconds": round(self.seconds, 2),
+            "claims": [claim.to_dict() for claim in self.claims], "skipped": list(self.skipped),
+        }
+
+
+@dataclass(frozen=True)
+class Study(ABC):
+    """The replication of one paper; its fields are its settings.
+
+    Class facts:
+        title, reference: the paper.
+    """
+
+    title: ClassVar[str]
+    reference: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """The study's file name."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def run(self, scale: str = "smoke", progress: Progress | None = None) -> StudyResult:
+        """Measures every claim that the scale covers.
+
+        Args:
+            scale: `smoke` (seconds, CI), `small`, or `paper` (all figures, all seeds).
+            progress: called with (done, total, what).
+
+        Raises:
+            ValueError: an unknown scale.
+        """
+        if scale not in SCALES:
+            raise ValueError(f"scale must be one of {', '.join(SCALES)}, found {scale!r}")
+        started = time.perf_counter()
+        parts = self.parts(scale)
+        claims: list[Claim] = []
+        curves: list[Curve] = []
+        figures: dict[str, tuple[str, str]] = {}
+        skipped: list[str] = []
+        for index, (what, part) in enumerate(parts):
+            if progress is not None:
+                progress(index, len(parts), what)
+            found = part()
+            claims += found.claims
+            curves += found.curves
+            figures.update(found.figures)
+            skipped += found.skipped
+        if progress is not None:
+            progress(len(parts), len(parts), "done")
+        return StudyResult(
+            self.name, scale, time.perf_counter() - started, tuple(claims), tuple(curves), figures, tuple(skipped)
+        )
+
+    @abstractmethod
+    def parts(self, scale: str) -> list[tuple[str, Callable[[], Part]]]:
+        """The study's parts at a scale, each a name and the function that runs it."""
+
+
+@dataclass
+class Part:
+    """What one part of a study adds to its result."""
+
+    claims: list[Claim] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    figures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
