@@ -25,14 +25,14 @@ _MAX_DEPTH = 6  # how deep a module's own containers and plain objects are follo
 _MAX_OBJECTS = 20_000  # and how many, so that a trainer or a dataset hung on a module costs nothing
 _OPAQUE = (
     nn.Module, Tensor, type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType,
-    types.MethodType, torch.dtype, torch.device, torch.Generator, np.ndarray, np.random.Generator, np.random.RandomState,
-    random.Random, str, bytes, int, float, complex, bool, type(None), threading.Thread,
+    types.MethodType, torch.dtype, torch.device, torch.Generator, np.ndarray, np.random.Generator,
+    np.random.RandomState, random.Random, str, bytes, int, float, complex, bool, type(None), threading.Thread,
 )
 
 
 # Their constructors are not typed.
-_new_parameter: Callable[..., nn.Parameter] = UninitializedParameter
-_new_buffer: Callable[..., Tensor] = UninitializedBuffer
+_new_parameter: Callable[..., Any] = UninitializedParameter
+_new_buffer: Callable[..., Any] = UninitializedBuffer
 
 
 @contextmanager
@@ -160,7 +160,7 @@ class _KeptTensor:
             tensor=tensor, alias=tensor.detach(), value=tensor.detach().clone(), leaf=tensor.is_leaf,
             requires_grad=tensor.requires_grad, gradient=gradient,
             gradient_value=None if gradient is None else gradient.detach().clone(),
-            hooks=[(name, held, None if held is None else dict(held)) for name, held in _tensor_hooks(tensor)],
+            hooks=[(name, held, None if held is None else dict(held)) for name, held in _hooks_of(tensor)],
         )
 
     def put_back(self) -> None:
@@ -185,7 +185,7 @@ class _KeptTensor:
             tensor.grad = self.gradient
 
 
-def _tensor_hooks(tensor: Tensor) -> list[tuple[str, Any]]:
+def _hooks_of(tensor: Tensor) -> list[tuple[str, Any]]:
     names = ("_backward_hooks", "_post_accumulate_grad_hooks")
     return [(name, getattr(tensor, name, None)) for name in names]
 
@@ -332,15 +332,16 @@ def _stand_in_for_lazy(model: nn.Module) -> None:
     """Puts fresh unbuilt parameters in the place of the user's, which so stay unbuilt."""
     for module in model.modules():
         for held in (module._parameters, module._buffers):
+            held_anything: dict[str, Any] = held
             for name, value in list(held.items()):
                 if value is None or not is_lazy(value):
                     continue
                 if isinstance(value, UninitializedParameter):
-                    held[name] = _new_parameter(
+                    held_anything[name] = _new_parameter(
                         requires_grad=value.requires_grad, device=value.device, dtype=value.dtype
                     )
                 else:
-                    held[name] = _new_buffer(device=value.device, dtype=value.dtype)
+                    held_anything[name] = _new_buffer(device=value.device, dtype=value.dtype)
 
 
 @contextmanager
