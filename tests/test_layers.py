@@ -30,10 +30,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "remedies": {"errors", "anatomy", "anatomy.blocks", "probe"},
     "training": {"errors", "case", "probe", "record", "lenses", "remedies"},
     "diagnosis": {"errors", "readings", "findings", "anatomy.blocks", "record", "catalogue"},
+    "intentions": {"errors", "anatomy", "anatomy.blocks", "case", "probe"},
     "explanations": {"errors", "catalogue"},
     "examine": {
         "errors", "catalogue", "readings", "findings", "anatomy", "anatomy.blocks", "case", "probe", "lenses",
-        "diagnosis", "undisturbed", "curvature",
+        "diagnosis", "undisturbed", "curvature", "intentions",
     },
     "formats": {"errors", "plain", "readings", "findings", "anatomy.blocks", "record", "explanations"},
     "pages": {"errors", "plain", "readings", "findings", "anatomy.blocks", "record", "explanations", "formats"},
