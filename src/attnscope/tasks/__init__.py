@@ -60,7 +60,7 @@ def forward_of(model: nn.Module, inputs: Any) -> Tensor:
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor):
         raise TypeError(
-            f"{type(model).__name__} returned {type(output).__name__}; expected logits or an output with .logits"
+            f"{type(model).__name__} returned {type(output).__name__}; expected logits or an output with them"
         )
     return logits
 
@@ -97,7 +97,7 @@ def learn(
         logits = forward_of(model, inputs)
         loss = nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten())
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,48 @@
+"""Dropout falls on the scores of one layer instead of the pattern."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from attnscope.anatomy.blocks import Anatomy
+from attnscope.case import Case
+from attnscope.faults import Fault, attention_of
+from attnscope.faults._scores import Scores, retell, site_of
+
+
+@dataclass(frozen=True)
+class DropoutBeforeSoftmax(Fault):
+    """Zeroes scores at random in train mode; a zero among scores is a weight like any other.
+
+    **Injects**: dropout at rate 0.3 strength before the softmax.
+
+    **Strength**: 1 drops three scores in ten.
+
+    **Visible as**: the place of the dropout in the forward pass in train mode.
+    """
+
+    recognised_as: ClassVar[tuple[str, ...]] = ("dropout_before_softmax",)
+    visibility: ClassVar[str] = "I"
+
+    def obstacle(self, case: Case, anatomy: Anatomy) -> str:
+        """Needs the softmax's line."""
+        attention = attention_of(anatomy, self.layer)
+        return "" if site_of(attention) else "no line of the model's code was found for this attention"
+
+    def plant(self, case: Case, anatomy: Anatomy) -> None:
+        """Retells the pattern of the layer."""
+        attention = attention_of(anatomy, self.layer)
+
+        def tell(scores: Scores) -> Tensor:
+            dropped = nn.functional.dropout(scores.bare, 0.3 * self.strength, training=scores.training)
+            return scores.normalise(scores.masked(dropped))
+
+        retell(case.model, anatomy, (attention.layer,), tell)
+
+    def places(self, anatomy: Anatomy) -> tuple[str, ...]:
+        """The dropout."""
+        name = attention_of(anatomy, self.layer).name
+        return (f"{name}.dropout", f"{name}.scores",)

@@ -1,0 +1,40 @@
+"""The output projection of one layer is zero, so its attention adds nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from attnscope.anatomy.blocks import Anatomy
+from attnscope.case import Case
+from attnscope.faults import Fault, attention_of
+from attnscope.faults._parameters import block_views, keep, role_block, zero_share
+
+
+@dataclass(frozen=True)
+class ZeroedOutput(Fault):
+    """Zeroes W_O (and its bias) of one layer, and keeps it zero while training.
+
+    **Injects**: W_O = 0, after each optimiser step too.
+
+    **Strength**: the share of its rows that are zeroed, from the first.
+
+    **Visible as**: query, key and value get exactly no gradient; the output projection itself does.
+    """
+
+    recognised_as: ClassVar[tuple[str, ...]] = ("zeroed_projection",)
+
+    def obstacle(self, case: Case, anatomy: Anatomy) -> str:
+        """Not every attention has an output projection."""
+        has_one = role_block(attention_of(anatomy, self.layer), "output")
+        return "" if has_one else "this attention has no output projection"
+
+    def plant(self, case: Case, anatomy: Anatomy) -> None:
+        """Zeroes the block."""
+        parts = block_views(case.model, anatomy, role_block(attention_of(anatomy, self.layer), "output"))
+
+        keep(case, lambda: zero_share(parts, self.strength))
+
+    def places(self, anatomy: Anatomy) -> tuple[str, ...]:
+        """The output projection."""
+        return (role_block(attention_of(anatomy, self.layer), "output"),)
