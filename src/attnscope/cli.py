@@ -238,6 +238,58 @@ def demo(
         raise typer.Exit(FOUND)
 
 
+class Scale(StrEnum):
+    """How much of a study runs."""
+
+    smoke = "smoke"
+    small = "small"
+    paper = "paper"
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="Such as lu2021dynamics; `list` shows them.")],
+    scale: Annotated[Scale, typer.Option(help="smoke: seconds; small: a minute or two; paper: all figures, all seeds.")] = Scale.smoke,
+    data: Annotated[Path | None, typer.Option(help="Folder with data of the study that come with nothing.")] = None,
+    format: Annotated[str, typer.Option("--format", help="`text`, `json` or `markdown`.")] = "text",
+    html: Annotated[Path | None, typer.Option(help="Also write the claims and curves as one offline page.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Replicates a paper: each claim with the number expected, its place, a tolerance, and the number measured.
+
+    The exit code is 1 when a claim does not hold. Example: `attnscope study lu2021dynamics --scale smoke`
+    """
+    from dataclasses import fields
+
+    from attnscope import catalogue
+    from attnscope.studies import _claims_table as tables
+
+    if name == "list":
+        for member in catalogue.names("studies"):
+            found = catalogue.load("studies", member)
+            typer.echo(f"{member}  {found.title} ({found.reference})")
+        return
+    kind = catalogue.load("studies", name)
+    takes_data = any(item.name == "data" for item in fields(kind))
+    if data is not None and not takes_data:
+        raise typer.BadParameter(f"{name} takes no --data")
+    chosen = kind(data=data) if takes_data else kind()
+    with _progress(quiet) as progress:
+        result = chosen.run(scale.value, progress)
+    if format == "json":
+        typer.echo(json.dumps(result.to_dict(), indent=1))
+    elif format == "markdown":
+        typer.echo(tables.to_markdown(result, chosen.title, chosen.reference))
+    else:
+        _console().print(tables.claims_table(result))
+    if html is not None:
+        from attnscope.pages.study_page import study_page
+
+        _say(f"page written to {study_page(result, chosen.title, chosen.reference, html)}")
+    if not result.holds:
+        raise typer.Exit(FOUND)
+
+
 def _console() -> Any:
     from rich.console import Console
 

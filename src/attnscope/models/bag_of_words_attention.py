@@ -69,6 +69,7 @@ def _head(kind: str, d_embedding: int, n_classes: int) -> nn.Module:
         return nn.Sequential(nn.Linear(d_embedding, 10), nn.ReLU(), nn.Linear(10, n_classes))
     if kind == "TC":
         return nn.Linear(d_embedding, n_classes, bias=False)
+    drawn = torch.randn(d_embedding, n_classes).fill_diagonal_(1)
     fixed = nn.Linear(d_embedding, n_classes, bias=False)
-    fixed.weight.data = torch.randn(d_embedding, n_classes).fill_diagonal_(1).T.contiguous()
+    fixed.weight.data = drawn.T.contiguous()
     return fixed.requires_grad_(False)

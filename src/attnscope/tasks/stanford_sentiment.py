@@ -12,7 +12,7 @@ SPLITS = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class StanfordSentiment:
-    """SST-2 (`binary`) or SST-5 (`fine`), one sentence a line: the label, a blank, the text (latin-1).
+    """SST-2 (`binary`) or SST-5 (`fine`), one sentence a line: the label, a blank, the text (UTF-8).
 
     Attributes:
         folder: where `stsa.binary.train`, `stsa.fine.train`, ... lie. They have no known licence, so they
@@ -38,11 +38,15 @@ class StanfordSentiment:
             raw = path.read_bytes()
         except OSError as error:
             raise CaseError(f"cannot read {path}: {error.strerror}; give the folder of the stsa.* files") from error
-        if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise CaseError(f"{path} is UTF-16; the files are latin-1 (iconv -f utf-16 -t latin1 {path.name})")
+        try:
+            whole = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CaseError(
+                f"{path} is not UTF-8 (byte {error.start}); convert it: iconv -f latin1 -t utf-8 {path.name}"
+            ) from error
         pairs = []
-        # latin-1 gives \x85 and \x1c the meaning of line ends in str.splitlines, so split on the newline alone
-        for number, line in enumerate(raw.decode("latin-1").split("\n"), 1):
+        # str.splitlines also ends lines at \x85 and \u2028, which occur inside sentences
+        for number, line in enumerate(whole.split("\n"), 1):
             if not line.strip():
                 continue
             label, _, text = line.partition(" ")
