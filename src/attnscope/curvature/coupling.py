@@ -1,0 +1,122 @@
+"""How strongly two blocks bend together: `||H_ab||_F`, and the coupling, which no rescaling changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from attnscope.curvature.estimate import Estimate, Sums
+from attnscope.curvature.operator import BlockOperator, Probes, Request
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Frobenius norms of all pairs of blocks, and the coupling `||H_ab|| / sqrt(||H_aa|| ||H_bb||)`.
+
+    The coupling does not change when a block's parameters are measured in other units. It is not a
+    correlation and can exceed 1, because the Hessian is indefinite. It is NaN where a block is flat.
+
+    Attributes:
+        blocks: the labels of both axes.
+        norms, norm_stderr: `||H_ab||_F` and its standard error.
+        ratios, ratio_stderr: the coupling and its standard error (delta method; the three norms of a ratio
+            are taken as independent).
+        traces: block -> trace, from the same products.
+        n_probes: probes per block.
+    """
+
+    blocks: tuple[str, ...]
+    norms: Floats
+    norm_stderr: Floats
+    ratios: Floats
+    ratio_stderr: Floats
+    traces: dict[str, Estimate]
+    n_probes: int
+
+    def norm(self, a: str, b: str) -> Estimate:
+        """`||H_ab||_F`."""
+        i, j = self.blocks.index(a), self.blocks.index(b)
+        return Estimate(float(self.norms[i, j]), float(self.norm_stderr[i, j]), self.n_probes)
+
+    def ratio(self, a: str, b: str) -> Estimate:
+        """The coupling of two blocks."""
+        i, j = self.blocks.index(a), self.blocks.index(b)
+        return Estimate(float(self.ratios[i, j]), float(self.ratio_stderr[i, j]), self.n_probes)
+
+
+def coupling(
+    operator: BlockOperator, blocks: Iterable[str] | None = None, *, n_probes: int = 4, seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Coupling:
+    """Estimates all pairs from random signs on one block at a time.
+
+    For signs `v` on block a, `||(H v)_b||^2` has mean `||H_ab||_F^2` for every b at once, and `v . (H v)_a`
+    has mean `tr H_aa`. Each pair of different blocks gets a sample from either side.
+
+    Args:
+        operator: a symmetric matrix.
+        blocks: which; None is all.
+        n_probes: products per block.
+        seed: of the signs.
+        progress: called with (products done, products in all).
+
+    Returns:
+        norms, ratios and traces, with standard errors.
+
+    Raises:
+        KeyError: an unknown block.
+        ValueError: less than two probes.
+    """
+    if n_probes < 2:
+        raise ValueError(f"n_probes must be at least 2, found {n_probes}: one probe tells no standard error")
+    names = operator.check_names(operator.names if blocks is None else blocks)
+    probes = Probes(operator, seed)
+    plan = [(name, number) for number in range(n_probes) for name in names]
+    squares = {(a, b): Sums() for a in names for b in names}
+    traces = {name: Sums() for name in names}
+
+    def requests() -> Iterator[Request]:
+        for name, number in plan:
+            yield Request({name: probes.rademacher(name, number)}, names)
+
+    for done, ((a, number), product) in enumerate(zip(plan, operator.products(requests()), strict=True)):
+        for b in names:
+            squares[a, b].add(float(product[b].double().square().sum()))
+        traces[a].add(float(probes.rademacher(a, number).double() @ product[a].double()))
+        if progress is not None:
+            progress(done + 1, len(plan))
+    mean = np.array([[_both_sides(squares, a, b).value for b in names] for a in names])
+    stderr = np.array([[_both_sides(squares, a, b).stderr for b in names] for a in names])
+    found = {name: sums.estimate() for name, sums in traces.items()}
+    return from_squares(names, mean, stderr, found, n_probes)
+
+
+def _both_sides(squares: dict[tuple[str, str], Sums], a: str, b: str) -> Estimate:
+    """The mean of the samples from either side, whose variances add."""
+    one, other = squares[a, b].estimate(), squares[b, a].estimate()
+    if a == b:
+        return one
+    return Estimate((one.value + other.value) / 2, math.hypot(one.stderr, other.stderr) / 2, one.n + other.n)
+
+
+def from_squares(
+    names: tuple[str, ...], mean: Floats, stderr: Floats, traces: dict[str, Estimate], n_probes: int
+) -> Coupling:
+    """Norms and ratios from squared norms and their standard errors."""
+    norms = np.sqrt(np.maximum(mean, 0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        norm_stderr = np.where(stderr == 0, 0.0, stderr / (2 * norms))
+        own = np.diag(norms)
+        ratios = norms / np.sqrt(np.outer(own, own))
+        relative = norm_stderr / norms
+        of_own = np.diag(relative) / 2
+        spread = relative**2 + (of_own**2)[:, None] + (of_own**2)[None, :]
+        ratio_stderr = ratios * np.sqrt(spread)
+    np.fill_diagonal(ratio_stderr, 0.0)
+    return Coupling(names, norms, norm_stderr, ratios, ratio_stderr, traces, n_probes)
