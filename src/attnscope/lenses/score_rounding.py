@@ -25,8 +25,10 @@ class ScoreRounding(Lens):
     scores and the softmax of the same scores rounded to `precision`, the softmax itself in float64 (unit
     1). Only the storage of the scores is imitated; rounding of queries and keys comes on top.
 
-    **Reading it** about 2^-9 times the size of the scores in bfloat16: 0.002 for scores near 1, 0.2 near 100.
-    Above 0.05 the model attends elsewhere in that precision than in float32. 1 where scores overflow.
+    **Reading it** where several keys compete, about 2^-9 times the size of the scores in bfloat16 (2^-12 in
+    float16): below 0.002 for scores near 1, several percent near 100. Above 0.05 the model attends elsewhere
+    in that precision than in float32. Rows that look at one token by far are safe at any size. 1 where scores
+    overflow.
 
     **Shapes** [layer, head]. Facts: `bfloat16`, `float16`: the same for either precision per [layer][head].
 
