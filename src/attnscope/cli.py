@@ -104,12 +104,17 @@ def trace(
 def check(
     target: Target,
     effort: Annotated[
-        Effort, typer.Option(help="light: one forward pass; standard: also gradients and interventions; deep: also curvature.")
+        Effort,
+        typer.Option(help="light: one forward pass; standard: also gradients and interventions; deep: also curvature."),
     ] = Effort.standard,
-    select: Annotated[list[str] | None, typer.Option(help="Only these codes, groups or kinds (ATT, MSK101, future_leak).")] = None,
+    select: Annotated[
+        list[str] | None, typer.Option(help="Only these codes, groups or kinds (ATT, MSK101, future_leak).")
+    ] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="All but these.")] = None,
     format: Annotated[Format, typer.Option("--format", help="What is printed.")] = Format.text,
-    html: Annotated[Path | None, typer.Option(help="Also write the report to this file (one page, opens offline).")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write the report to this file (one page, opens offline).")
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Also write the diagnosis as JSON, for `attnscope report`.")] = None,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 from this severity on.")] = FailOn.warning,
     baseline: Annotated[Path | None, typer.Option(help="Leave out the findings that this file lists.")] = None,
@@ -132,7 +137,11 @@ def check(
     case = load_case(target)
     with _progress(quiet) as progress:
         diagnosis = diagnose(
-            case, effort=effort.value, select=tuple(select or ()), ignore=tuple(ignore or ()), progress=progress
+            case,
+            effort=effort.value,
+            select=tuple(select or ()),
+            ignore=tuple(ignore or ()),
+            progress=progress,
         )
     if update_baseline and baseline is not None:
         _write_baseline(baseline, diagnosis)
@@ -162,7 +171,9 @@ def report(
 
 
 @app.command()
-def explain(code: Annotated[str, typer.Argument(help="A code or a kind, such as MSK101 or future_leak.")]) -> None:
+def explain(
+    code: Annotated[str, typer.Argument(help="A code or a kind, such as MSK101 or future_leak.")],
+) -> None:
     """Explains a rule: what it means, what evidence it needs, when it is a false alarm, what to try."""
     from rich.markdown import Markdown
 
@@ -221,17 +232,23 @@ def doctor(
 @app.command()
 def demo(
     fault: Annotated[str, typer.Option(help="The fault to plant, or `random`; `list` shows them.")] = "zeroed_value",
-    model: Annotated[str, typer.Option(help="`distilbert` (pre-trained, from a package) or `gpt` (small, from scratch).")] = "distilbert",
+    model: Annotated[
+        str, typer.Option(help="`distilbert` (pre-trained, from a package) or `gpt` (small, from scratch).")
+    ] = "distilbert",
     reveal: Annotated[bool, typer.Option(help="Say at once what was planted, instead of at the end.")] = False,
     steps: Annotated[int, typer.Option(help="Training steps of each copy.", min=1)] = 24,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn at random.")] = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the two reports.")] = Path("attnscope-demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the two reports.")] = Path(
+        "attnscope-demo"
+    ),
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the report in the browser.")] = True,
 ) -> None:
     """Fine-tunes a healthy and a sabotaged copy of a real transformer and diagnoses both (under two minutes)."""
     from attnscope.demo import Demo
 
-    right = Demo(fault=fault, model=model, reveal=reveal, steps=steps, seed=seed, folder=output, console=_console()).run()
+    right = Demo(
+        fault=fault, model=model, reveal=reveal, steps=steps, seed=seed, folder=output, console=_console()
+    ).run()
     if open_page:
         _open(output / "sabotaged.html")
     if not right:
@@ -249,7 +266,9 @@ class Scale(StrEnum):
 @app.command()
 def study(
     name: Annotated[str, typer.Argument(help="Such as lu2021dynamics; `list` shows them.")],
-    scale: Annotated[Scale, typer.Option(help="smoke: seconds; small: a minute or two; paper: all figures, all seeds.")] = Scale.smoke,
+    scale: Annotated[
+        Scale, typer.Option(help="smoke: seconds; small: a minute or two; paper: all figures, all seeds.")
+    ] = Scale.smoke,
     data: Annotated[Path | None, typer.Option(help="Folder with data of the study that come with nothing.")] = None,
     format: Annotated[str, typer.Option("--format", help="`text`, `json` or `markdown`.")] = "text",
     html: Annotated[Path | None, typer.Option(help="Also write the claims and curves as one offline page.")] = None,
@@ -310,7 +329,12 @@ def _progress(quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description:<32}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<32}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("tracing", total=None)
 
@@ -353,14 +377,21 @@ def _read_baseline(path: Path) -> set[str]:
         data = json.loads(path.read_text(encoding="utf-8"))
         return {str(item["fingerprint"]) for item in data["findings"]}
     except OSError as error:
-        raise RecordError(f"cannot read the baseline {path}: {error.strerror}; make it with --update-baseline") from error
+        raise RecordError(
+            f"cannot read the baseline {path}: {error.strerror}; make it with --update-baseline"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path} is not a baseline ({error}); make it with --update-baseline") from error
 
 
 def _write_baseline(path: Path, diagnosis: Diagnosis) -> None:
     rows = [
-        {"fingerprint": item.fingerprint, "code": item.code, "place": item.block_or_site, "summary": item.summary}
+        {
+            "fingerprint": item.fingerprint,
+            "code": item.code,
+            "place": item.block_or_site,
+            "summary": item.summary,
+        }
         for item in diagnosis.findings
     ]
     part = path.with_name(path.name + ".part")

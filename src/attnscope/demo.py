@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from attnscope import catalogue
-from attnscope.case import Case
+from attnscope.case import Case, default_forward, default_loss
 from attnscope.errors import CaseError
 from attnscope.examine import diagnose
 from attnscope.findings import Diagnosis, Finding, Label, Severity
@@ -108,7 +108,7 @@ class Demo:
             for batch in itertools.islice(itertools.cycle(case.batches), self.steps):
                 loss = _loss(case, batch)
                 optimizer.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimizer.step()
                 bar.advance(task)
         case.model.eval()
@@ -126,7 +126,12 @@ class Demo:
 
     @contextmanager
     def _bar(self, what: str) -> Iterator[Callable[[int, int, str], None]]:
-        columns = (TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description:<44}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(what, total=None)
 
@@ -146,7 +151,9 @@ class Demo:
         else:
             self.console.print("[red]Not named[/]: the diagnosis missed it.")
         self.console.print(
-            f"[red]{len(alarms)} false alarms[/] on the healthy copy." if alarms else "[green]Silent[/] on the healthy copy."
+            f"[red]{len(alarms)} false alarms[/] on the healthy copy."
+            if alarms
+            else "[green]Silent[/] on the healthy copy."
         )
         return hit == 1 and not alarms
 
@@ -158,8 +165,6 @@ def _matches(finding: Finding, label: Label) -> bool:
 
 
 def _loss(case: Case, batch: Any) -> torch.Tensor:
-    from attnscope.case import default_forward, default_loss
-
     output = (case.forward or default_forward)(case.model, batch)
     return (case.loss or default_loss)(output, batch)
 
@@ -177,7 +182,7 @@ def _distilbert(seed: int) -> Case:
     from attnscope.models.distilbert import Distilbert, weights_folder
     from attnscope.tasks.movie_reviews import MovieReviews
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = Distilbert(pretrained=True, seed=seed).build()
     task = MovieReviews(max_length=32, seed=seed)
     train, _ = task.read()

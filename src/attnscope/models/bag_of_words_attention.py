@@ -1,4 +1,4 @@
-"""The attention classifier of Lu, Mao and Nayak (2021): free key and embedding tables, one query, softmax over a bag."""
+"""The attention classifier of Lu, Mao and Nayak (2021): free keys and embeddings, one query, softmax over a bag."""
 
 from __future__ import annotations
 
@@ -30,9 +30,19 @@ class BagOfWordsAttention(nn.Module):
     """
 
     def __init__(
-        self, n_words: int, n_classes: int, head: str = "FC", *, d_embedding: int = 10, d_key: int = 10,
-        embedding_sd: float = 1e-6, query_sd: float = 0.3, train_keys: bool = True, train_embeddings: bool = True,
-        train_query: bool = False, seed: int = 3,
+        self,
+        n_words: int,
+        n_classes: int,
+        head: str = "FC",
+        *,
+        d_embedding: int = 10,
+        d_key: int = 10,
+        embedding_sd: float = 1e-6,
+        query_sd: float = 0.3,
+        train_keys: bool = True,
+        train_embeddings: bool = True,
+        train_query: bool = False,
+        seed: int = 3,
     ) -> None:
         super().__init__()
         if head not in HEADS:

@@ -48,12 +48,23 @@ class Descent:
     """
 
     def __init__(
-        self, model: BagOfWordsAttention, counts: sparse.csr_matrix, labels: npt.NDArray[np.int64], *,
-        lr: float = 0.1, lr_key: float | None = None, from_zero: bool = False,
+        self,
+        model: BagOfWordsAttention,
+        counts: sparse.csr_matrix,
+        labels: npt.NDArray[np.int64],
+        *,
+        lr: float = 0.1,
+        lr_key: float | None = None,
+        from_zero: bool = False,
     ) -> None:
         if from_zero and model.head_kind == "TL":
             raise CaseError("the small form needs a linear head (FC or TC)")
-        self.kind, self.lr, self.lr_key, self.from_zero = model.head_kind, lr, lr if lr_key is None else lr_key, from_zero
+        self.kind, self.lr, self.lr_key, self.from_zero = (
+            model.head_kind,
+            lr,
+            lr if lr_key is None else lr_key,
+            from_zero,
+        )
         self.counts, self.counts_T = counts, counts.T.tocsr()
         self.labels = labels
         self.query = _numpy(model.query)

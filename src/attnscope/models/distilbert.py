@@ -90,10 +90,17 @@ class Distilbert:
             CaseError: transformers or the weights are not installed.
         """
         transformers = _transformers()
-        sizes = self._pretrained_sizes() if self.pretrained else {
-            "vocab_size": self.n_tokens, "dim": self.d_model, "n_heads": self.n_heads,
-            "hidden_dim": self.d_mlp, "max_position_embeddings": self.n_positions,
-        }
+        sizes = (
+            self._pretrained_sizes()
+            if self.pretrained
+            else {
+                "vocab_size": self.n_tokens,
+                "dim": self.d_model,
+                "n_heads": self.n_heads,
+                "hidden_dim": self.d_mlp,
+                "max_position_embeddings": self.n_positions,
+            }
+        )
         config = transformers.DistilBertConfig(
             n_layers=self.n_layers, num_labels=self.n_classes, attn_implementation=self.attention, **sizes
         )
@@ -109,8 +116,10 @@ class Distilbert:
         if not 1 <= self.n_layers <= config["num_hidden_layers"]:
             raise CaseError(f"n_layers must be 1 to {config['num_hidden_layers']}, found {self.n_layers}")
         return {
-            "vocab_size": config["vocab_size"], "dim": config["hidden_size"],
-            "n_heads": config["num_attention_heads"], "hidden_dim": config["intermediate_size"],
+            "vocab_size": config["vocab_size"],
+            "dim": config["hidden_size"],
+            "n_heads": config["num_attention_heads"],
+            "hidden_dim": config["intermediate_size"],
             "max_position_embeddings": config["max_position_embeddings"],
         }
 

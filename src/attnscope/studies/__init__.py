@@ -41,8 +41,13 @@ class Claim:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {
-            "name": self.name, "place": self.place, "expected": self.expected, "tolerance": self.tolerance,
-            "measured": self.measured, "holds": self.holds, "note": self.note,
+            "name": self.name,
+            "place": self.place,
+            "expected": self.expected,
+            "tolerance": self.tolerance,
+            "measured": self.measured,
+            "holds": self.holds,
+            "note": self.note,
         }
 
 
@@ -97,8 +102,11 @@ class StudyResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types: study, scale, seconds, claims, skipped."""
         return {
-            "study": self.study, "scale": self.scale, "seconds": round(self.seconds, 2),
-            "claims": [claim.to_dict() for claim in self.claims], "skipped": list(self.skipped),
+            "study": self.study,
+            "scale": self.scale,
+            "seconds": round(self.seconds, 2),
+            "claims": [claim.to_dict() for claim in self.claims],
+            "skipped": list(self.skipped),
         }
 
 
@@ -147,7 +155,13 @@ class Study(ABC):
         if progress is not None:
             progress(len(parts), len(parts), "done")
         return StudyResult(
-            self.name, scale, time.perf_counter() - started, tuple(claims), tuple(curves), figures, tuple(skipped)
+            self.name,
+            scale,
+            time.perf_counter() - started,
+            tuple(claims),
+            tuple(curves),
+            figures,
+            tuple(skipped),
         )
 
     @abstractmethod

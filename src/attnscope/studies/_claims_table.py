@@ -14,7 +14,14 @@ def claims_table(result: StudyResult) -> Table:
     """For the terminal."""
     held = sum(claim.holds for claim in result.claims)
     table = Table(
-        "", "claim", "place", "expected", "tolerance", "measured", box=None, header_style="bold",
+        "",
+        "claim",
+        "place",
+        "expected",
+        "tolerance",
+        "measured",
+        box=None,
+        header_style="bold",
         title=f"{result.study}, scale {result.scale}: {held} of {len(result.claims)} claims hold ({result.seconds:.0f} s)",
         caption="\n".join(f"left out: {reason}" for reason in result.skipped) or None,
     )
@@ -30,11 +37,16 @@ def to_markdown(result: StudyResult, title: str, reference: str) -> str:
     """The page of `docs/studies/`: made by the command it names, on the machine it names."""
     held = sum(claim.holds for claim in result.claims)
     lines = [
-        f"# {title}", "", f"{reference}.", "",
+        f"# {title}",
+        "",
+        f"{reference}.",
+        "",
         f"Made by `attnscope study {result.study} --scale {result.scale} --format markdown` "
         f"(torch {torch.__version__}, {platform.system()} {platform.machine()}, {torch.get_num_threads()} threads): "
-        f"{held} of {len(result.claims)} claims hold, {result.seconds:.0f} seconds.", "",
-        "| | claim | place | expected | tolerance | measured | note |", "|---|---|---|---|---|---|---|",
+        f"{held} of {len(result.claims)} claims hold, {result.seconds:.0f} seconds.",
+        "",
+        "| | claim | place | expected | tolerance | measured | note |",
+        "|---|---|---|---|---|---|---|",
         *(_row(claim) for claim in result.claims),
     ]
     lines += ["", *(f"Left out: {reason}." for reason in result.skipped)] if result.skipped else []
@@ -42,8 +54,15 @@ def to_markdown(result: StudyResult, title: str, reference: str) -> str:
 
 
 def _row(claim: Claim) -> str:
-    cells = ("holds" if claim.holds else "**fails**", claim.name, claim.place, claim.expected, claim.tolerance,
-             number(claim.measured), claim.note)
+    cells = (
+        "holds" if claim.holds else "**fails**",
+        claim.name,
+        claim.place,
+        claim.expected,
+        claim.tolerance,
+        number(claim.measured),
+        claim.note,
+    )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -45,7 +45,11 @@ def record(descent: Descent, epochs: int, words: Iterable[int], every: int = 10)
 
 
 def identity_norm(
-    scores: Array, m: float | Array, *, start_score: float | Array = 0.0, start_norm: float | Array = 0.0,
+    scores: Array,
+    m: float | Array,
+    *,
+    start_score: float | Array = 0.0,
+    start_norm: float | Array = 0.0,
     rate_ratio: float = 1.0,
 ) -> Array:
     """||q|| ||v|| that the identity gives for a score.
@@ -56,7 +60,8 @@ def identity_norm(
     Args:
         scores: any shape.
         m: words beside the topic word in a sentence (or the mean of it, per word).
-        start_score, start_norm: score and ||q|| ||v|| at the start.
+        start_score: score at the start.
+        start_norm: ||q|| ||v|| at the start.
         rate_ratio: see above.
     """
     risen = (scores - start_score) + (np.exp(scores) - np.exp(start_score)) / m
@@ -65,9 +70,7 @@ def identity_norm(
 
 def relative_deviation(run: Recorded, m: float | Array, rate_ratio: float = 1.0) -> Array:
     """`[record, word]`: (measured - identity) / identity; NaN at the start, where both are zero."""
-    theory = identity_norm(
-        run.scores, m, start_score=run.scores[0], start_norm=run.norms[0], rate_ratio=rate_ratio
-    )
+    theory = identity_norm(run.scores, m, start_score=run.scores[0], start_norm=run.norms[0], rate_ratio=rate_ratio)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray((run.norms - theory) / theory)
 

@@ -29,7 +29,12 @@ PATIENCE, LONGEST = 2000, 52
 MOST_EPOCHS = {"smoke": 600, "small": 25_000, "paper": 75_000}
 # Test accuracies of an independent run of the released code's settings and seed, one run each (the paper's
 # printed table is within 1.3 points of them); padding is an ordinary trainable word, as in the released code.
-ACCURACY = {("SST-2", "FC"): 0.8023, ("SST-2", "TC"): 0.7952, ("SST-5", "FC"): 0.3977, ("SST-5", "TC"): 0.4158}
+ACCURACY = {
+    ("SST-2", "FC"): 0.8023,
+    ("SST-2", "TC"): 0.7952,
+    ("SST-5", "FC"): 0.3977,
+    ("SST-5", "TC"): 0.4158,
+}
 MASKED_ACCURACY = {("SST-2", "FC"): 0.8062, ("SST-2", "TC"): 0.7974, ("SST-5", "TC"): 0.4023}
 
 
@@ -54,30 +59,36 @@ def sentiment_part(scale: str, data: Path | None) -> list[tuple[str, Callable[[]
         if scale != "smoke":
             found.append(("movie reviews TC", partial(_reviews, "TC", scale)))
         return [*found, ("SST", _without_sst)]
-    sets = {"smoke": [("SST-2", "FC")], "small": [("SST-2", "FC"), ("SST-2", "TC"), ("SST-5", "FC")],
-            "paper": list(ACCURACY)}[scale]
+    sets = {
+        "smoke": [("SST-2", "FC")],
+        "small": [("SST-2", "FC"), ("SST-2", "TC"), ("SST-5", "FC")],
+        "paper": list(ACCURACY),
+    }[scale]
     found += [(f"{name} {head}", partial(_sst, data, name, head, scale)) for name, head in sets]
     if scale == "paper":
-        found += [(f"{name} {head}, padding masked", partial(_masked, data, name, head)) for name, head in MASKED_ACCURACY]
+        found += [
+            (f"{name} {head}, padding masked", partial(_masked, data, name, head)) for name, head in MASKED_ACCURACY
+        ]
         found.append(("early stopping with trainable padding", partial(_fragility, data)))
-        found += [("movie reviews FC", partial(_reviews, "FC", scale)), ("movie reviews TC", partial(_reviews, "TC", scale))]
+        found += [
+            ("movie reviews FC", partial(_reviews, "FC", scale)),
+            ("movie reviews TC", partial(_reviews, "TC", scale)),
+        ]
     return found
 
 
 def _without_sst() -> Part:
-    return Part(skipped=[
-        "SST-2 and SST-5: their files have no known licence and come with nothing; give their folder with --data"
-    ])
+    return Part(
+        skipped=[
+            "SST-2 and SST-5: their files have no known licence and come with nothing; give their folder with --data"
+        ]
+    )
 
 
-def train(
-    splits: tuple[WordBags, ...], head: str, *, most_epochs: int, seed: int = 3, every: int = 500
-) -> Training:
+def train(splits: tuple[WordBags, ...], head: str, *, most_epochs: int, seed: int = 3, every: int = 500) -> Training:
     """Full-batch descent until the validation loss has not improved for 2000 epochs; keeps the best state."""
     fitted, valid = splits[0], splits[1]
-    model = BagOfWordsAttention(
-        len(fitted.vocabulary), fitted.n_classes, head, d_embedding=WIDTH[head], seed=seed
-    )
+    model = BagOfWordsAttention(len(fitted.vocabulary), fitted.n_classes, head, d_embedding=WIDTH[head], seed=seed)
     descent = Descent(model, fitted.counts, fitted.labels, from_zero=True)
     query = float(np.linalg.norm(descent.query))
     lowest, best, best_epoch = np.inf, _kept(descent), 0
@@ -106,8 +117,15 @@ def _kept(descent: Descent) -> State:
 
 
 def _restored(descent: Descent, state: State) -> Descent:
-    twin = deepcopy(descent, {id(descent.counts): descent.counts, id(descent.counts_T): descent.counts_T,
-                              id(descent.start): descent.start, id(descent.keys): descent.keys})
+    twin = deepcopy(
+        descent,
+        {
+            id(descent.counts): descent.counts,
+            id(descent.counts_T): descent.counts_T,
+            id(descent.start): descent.start,
+            id(descent.keys): descent.keys,
+        },
+    )
     twin.scores, twin.table, twin.head = state
     return twin
 
@@ -132,15 +150,26 @@ def _sst(data: Path, name: str, head: str, scale: str) -> Part:
 
 
 def _accuracy_claim(name: str, expected: float, measured: float, run: Training) -> Claim:
-    return Claim(name, "section 5, table of accuracies", f"{100 * expected:.1f} %", "1.5 points", measured,
-                 abs(measured - expected) <= 0.015, f"seed 3, stopped at {run.epochs}, best epoch {run.best_epoch}")
+    return Claim(
+        name,
+        "section 5, table of accuracies",
+        f"{100 * expected:.1f} %",
+        "1.5 points",
+        measured,
+        abs(measured - expected) <= 0.015,
+        f"seed 3, stopped at {run.epochs}, best epoch {run.best_epoch}",
+    )
 
 
 def _masked(data: Path, name: str, head: str) -> Part:
     splits = bags(StanfordSentiment(data, "binary" if name == "SST-2" else "fine").splits())
     run = train(splits, head, most_epochs=MOST_EPOCHS["paper"])
     measured = run.best.accuracy(splits[2].counts, splits[2].labels)
-    return Part(claims=[_accuracy_claim(f"{name} {head}, padding masked: test accuracy", MASKED_ACCURACY[name, head], measured, run)])
+    return Part(
+        claims=[
+            _accuracy_claim(f"{name} {head}, padding masked: test accuracy", MASKED_ACCURACY[name, head], measured, run)
+        ]
+    )
 
 
 def _fragility(data: Path) -> Part:
@@ -152,10 +181,17 @@ def _fragility(data: Path) -> Part:
         found.append((run.epochs, run.best.accuracy(splits[2].counts, splits[2].labels)))
     stopped = sum(accuracy < 0.6 for _, accuracy in found)
     note = "; ".join(f"stop at {epochs}: {100 * accuracy:.1f} %" for epochs, accuracy in found)
-    return Part(claims=[
-        at_least("SST-2 TC: of 3 other seeds, those that early stopping ends on the plateau", "fragility of the released settings", 2.0,
-                 float(stopped), f"{note}. Padding learns the class prior first; use a mask, or more patience")
-    ])
+    return Part(
+        claims=[
+            at_least(
+                "SST-2 TC: of 3 other seeds, those that early stopping ends on the plateau",
+                "fragility of the released settings",
+                2.0,
+                float(stopped),
+                f"{note}. Padding learns the class prior first; use a mask, or more patience",
+            )
+        ]
+    )
 
 
 def _reviews(head: str, scale: str) -> Part:
@@ -164,14 +200,23 @@ def _reviews(head: str, scale: str) -> Part:
         fitted, held_out = MovieReviews(n_held_out=1024).read()
     except CaseError as error:
         return Part(skipped=[f"movie reviews: {error}"])
-    usable = [[(text, label) for text, label in rows if words(text)] for rows in (fitted, held_out[:512], held_out[512:])]
+    usable = [
+        [(text, label) for text, label in rows if words(text)] for rows in (fitted, held_out[:512], held_out[512:])
+    ]
     splits = bags(usable)
     run = train(splits, head, most_epochs=min(MOST_EPOCHS[scale], 25_000))
     part = _common("movie reviews", head, splits, run, finished=scale != "smoke")
     if scale != "smoke":
         measured = run.best.accuracy(splits[2].counts, splits[2].labels)
-        part.claims.append(at_least(f"movie reviews {head}: test accuracy", "extension", 0.70, measured,
-                                    f"512 sentences, padding masked, stopped at {run.epochs}"))
+        part.claims.append(
+            at_least(
+                f"movie reviews {head}: test accuracy",
+                "extension",
+                0.70,
+                measured,
+                f"512 sentences, padding masked, stopped at {run.epochs}",
+            )
+        )
         part.claims += _purity(splits[0], run, head, "movie reviews", place="extension")
     return part
 
@@ -192,17 +237,34 @@ def _common(name: str, head: str, splits: tuple[WordBags, ...], run: Training, *
     ]
     where = f"100 words of largest score, {run.epochs} epochs"
     part.claims.append(
-        at_least(f"{name} {head}: score and norm grow together (median correlation over time)", "section 5, about 0.97", 0.9,
-                 float(np.median(correlation)), where) if finished else
-        at_least(f"{name} {head}: score and norm grow together (median correlation over time)", "section 5", 0.8,
-                 float(np.nanmedian(correlation)), where)
+        at_least(
+            f"{name} {head}: score and norm grow together (median correlation over time)",
+            "section 5, about 0.97",
+            0.9,
+            float(np.median(correlation)),
+            where,
+        )
+        if finished
+        else at_least(
+            f"{name} {head}: score and norm grow together (median correlation over time)",
+            "section 5",
+            0.8,
+            float(np.nanmedian(correlation)),
+            where,
+        )
     )
     if finished:
         middle = float(np.median(deviation))
         part.claims.append(
-            Claim(f"{name} {head}: median deviation from the identity", "section 5, SST figures", "4 to 14 %", "3 to 17 %",
-                  middle, 0.03 <= abs(middle) <= 0.17,
-                  f"{where}; quartiles {np.quantile(deviation, 0.25):+.3f}, {np.quantile(deviation, 0.75):+.3f}")
+            Claim(
+                f"{name} {head}: median deviation from the identity",
+                "section 5, SST figures",
+                "4 to 14 %",
+                "3 to 17 %",
+                middle,
+                0.03 <= abs(middle) <= 0.17,
+                f"{where}; quartiles {np.quantile(deviation, 0.25):+.3f}, {np.quantile(deviation, 0.75):+.3f}",
+            )
         )
     return part
 
@@ -234,7 +296,11 @@ def _words_beside(fitted: WordBags) -> Array:
 
 
 def _purity(
-    fitted: WordBags, run: Training, head: str, name: str = "SST-2", place: str = "section 5, purity and frequency"
+    fitted: WordBags,
+    run: Training,
+    head: str,
+    name: str = "SST-2",
+    place: str = "section 5, purity and frequency",
 ) -> list[Claim]:
     """The most attended word of each sentence: how one-sided its sentences' labels are, and how frequent it is."""
     counts, _ = _real_counts(fitted)
@@ -243,24 +309,30 @@ def _purity(
     total = np.asarray(present.sum(0)).ravel().clip(min=1)
     purity = np.abs(2 * positive - total) / total
     first, last = _attended(present, run.scores[1]), _attended(present, run.scores[-1])
-    found = [
-        (purity[first].mean(), purity[last].mean(), total[first].mean(), total[last].mean())
-    ]
+    found = [(purity[first].mean(), purity[last].mean(), total[first].mean(), total[last].mean())]
     early, late, common, rare = found[0]
     return [
-        at_least(f"{name} {head}: purity of the most attended words rises (last over first)", place, 1.5, float(late / early),
-                 f"{early:.2f} at epoch {run.at[1]}, {late:.2f} at {run.at[-1]}"),
-        at_most(f"{name} {head}: frequency of the most attended words falls (last over first)", place, 0.5, float(rare / common),
-                f"{common:.0f} sentences at epoch {run.at[1]}, {rare:.0f} at {run.at[-1]}"),
+        at_least(
+            f"{name} {head}: purity of the most attended words rises (last over first)",
+            place,
+            1.5,
+            float(late / early),
+            f"{early:.2f} at epoch {run.at[1]}, {late:.2f} at {run.at[-1]}",
+        ),
+        at_most(
+            f"{name} {head}: frequency of the most attended words falls (last over first)",
+            place,
+            0.5,
+            float(rare / common),
+            f"{common:.0f} sentences at epoch {run.at[1]}, {rare:.0f} at {run.at[-1]}",
+        ),
     ]
 
 
 def _attended(present: object, scores: Array) -> npt.NDArray[np.int64]:
     """The word of largest score in each sentence."""
     rows = present.tocsr()  # type: ignore[attr-defined]
-    return np.array([
-        row[np.argmax(scores[row])] for row in np.split(rows.indices, rows.indptr[1:-1])
-    ])
+    return np.array([row[np.argmax(scores[row])] for row in np.split(rows.indices, rows.indptr[1:-1])])
 
 
 def _traced(fitted: WordBags, run: Training) -> list[Claim]:
@@ -271,12 +343,27 @@ def _traced(fitted: WordBags, run: Training) -> list[Claim]:
     weights = np.exp(run.scores[-1][columns])
     share = float(np.exp(run.scores[-1][fitted.column("powerful")]) / weights.sum())
     return [
-        at_least("SST-2 FC: traced words among the hundred of largest score", "figures 5 words", 5.0,
-                 float(len(top & set(TRACED_WORDS))), ", ".join(sorted(top & set(TRACED_WORDS)))),
-        at_least("SST-2 FC: attention on 'powerful' among the traced sentence's words", "traced sentence", 0.11, share,
-                 f"uniform would be {1 / len(columns):.3f}; padding left out of the share"),
-        at_most("SST-2 FC: score of 'best' at the end over its peak", "traced sentence: rises, then falls", 0.8,
-                float(best[-1] / best.max()), f"peak {best.max():.3f} at epoch {run.at[int(best.argmax())]}, end {best[-1]:.3f}"),
+        at_least(
+            "SST-2 FC: traced words among the hundred of largest score",
+            "figures 5 words",
+            5.0,
+            float(len(top & set(TRACED_WORDS))),
+            ", ".join(sorted(top & set(TRACED_WORDS))),
+        ),
+        at_least(
+            "SST-2 FC: attention on 'powerful' among the traced sentence's words",
+            "traced sentence",
+            0.11,
+            share,
+            f"uniform would be {1 / len(columns):.3f}; padding left out of the share",
+        ),
+        at_most(
+            "SST-2 FC: score of 'best' at the end over its peak",
+            "traced sentence: rises, then falls",
+            0.8,
+            float(best[-1] / best.max()),
+            f"peak {best.max():.3f} at epoch {run.at[int(best.argmax())]}, end {best[-1]:.3f}",
+        ),
     ]
 
 

@@ -22,7 +22,16 @@ from attnscope.tasks.word_bags import WordBags, bags
 FIGURE_LOSS = {
     "FC": {1: 1.386, 500: 1.169, 750: 0.569, 1000: 0.184, 1500: 0.017, 2000: 0.008, 3000: 0.004},
     "TC": {1: 1.386, 500: 1.378, 750: 1.371, 1000: 1.359, 1500: 1.255, 2000: 0.143, 2500: 0.008, 3000: 0.003},
-    "TL": {1: 1.401, 500: 1.385, 1000: 1.383, 1500: 1.380, 2000: 1.363, 2500: 0.811, 3000: 0.350, 5000: 0.002},
+    "TL": {
+        1: 1.401,
+        500: 1.385,
+        1000: 1.383,
+        1500: 1.380,
+        2000: 1.363,
+        2500: 0.811,
+        3000: 0.350,
+        5000: 0.002,
+    },
 }
 ABLATION_LOSS = {
     ("FC", "full"): {500: 1.177, 1000: 0.226, 2000: 0.008, 6000: 0.001},
@@ -32,12 +41,24 @@ ABLATION_LOSS = {
     ("TC", "KF"): {500: 1.375, 1000: 1.356, 2000: 1.211, 3000: 0.725, 4000: 0.259, 6000: 0.056},
     ("TC", "EF"): {500: 1.383, 1000: 1.382, 2000: 1.379, 4000: 1.365, 6000: 1.187},
 }
-ABLATION_NORM = {("FC", "full"): 3.42, ("FC", "KF"): 9.05, ("FC", "EF"): 0.274, ("TC", "full"): 3.22,
-                 ("TC", "KF"): 6.78, ("TC", "EF"): 0.275}
-EPOCHS = {"smoke": {"FC": 1500, "TC": 2600, "TL": 3200}, "small": {"FC": 3000, "TC": 3000, "TL": 5000},
-          "paper": {"FC": 5000, "TC": 5000, "TL": 5000}}
-N_DATA_SETS = {"smoke": {"FC": 3, "TC": 3, "TL": 2}, "small": {"FC": 12, "TC": 3, "TL": 3},
-               "paper": {"FC": 12, "TC": 6, "TL": 6}}
+ABLATION_NORM = {
+    ("FC", "full"): 3.42,
+    ("FC", "KF"): 9.05,
+    ("FC", "EF"): 0.274,
+    ("TC", "full"): 3.22,
+    ("TC", "KF"): 6.78,
+    ("TC", "EF"): 0.275,
+}
+EPOCHS = {
+    "smoke": {"FC": 1500, "TC": 2600, "TL": 3200},
+    "small": {"FC": 3000, "TC": 3000, "TL": 5000},
+    "paper": {"FC": 5000, "TC": 5000, "TL": 5000},
+}
+N_DATA_SETS = {
+    "smoke": {"FC": 3, "TC": 3, "TL": 2},
+    "small": {"FC": 12, "TC": 3, "TL": 3},
+    "paper": {"FC": 12, "TC": 6, "TL": 6},
+}
 
 
 @dataclass(frozen=True)
@@ -101,25 +122,55 @@ def _synthetic(head: str, scale: str) -> Part:
     mean = np.mean(losses, axis=0)
     part.curves += [
         Curve("loss", head, list(range(1, epochs + 1, 25)), mean[::25].tolist()),
-        Curve("loss", f"{head}, authors' figure", *map(list, zip(*FIGURE_LOSS[head].items(), strict=True)), reference=True),
+        Curve(
+            "loss",
+            f"{head}, authors' figure",
+            list(FIGURE_LOSS[head]),
+            list(FIGURE_LOSS[head].values()),
+            True,
+        ),
     ]
     n_seeds = f"{len(losses)} data sets of 800 sentences, {epochs} epochs, start of seed 3"
     part.claims += [
-        at_most(f"{head}: score-norm identity, worst relative error for s > 0.1", "section 3, identity", 0.02, max(worst), n_seeds),
+        at_most(
+            f"{head}: score-norm identity, worst relative error for s > 0.1",
+            "section 3, identity",
+            0.02,
+            max(worst),
+            n_seeds,
+        ),
         at_most(f"{head}: sum of scores is conserved", "exact law 2", 1e-9, max(conserved), n_seeds),
         *_figure_losses(head, np.asarray(losses)),
     ]
     if epochs == 5000 or head != "TL":  # TL learns its last topics late
         part.claims += [
-            at_least(f"{head}: least topic score less the largest of other words", "figure, histograms", 0.4, min(separated), n_seeds),
-            at_least(f"{head}: share of records in which topic scores rise", "mutual promotion", 0.985, float(np.mean(monotone)), n_seeds),
+            at_least(
+                f"{head}: least topic score less the largest of other words",
+                "figure, histograms",
+                0.4,
+                min(separated),
+                n_seeds,
+            ),
+            at_least(
+                f"{head}: share of records in which topic scores rise",
+                "mutual promotion",
+                0.985,
+                float(np.mean(monotone)),
+                n_seeds,
+            ),
             at_least(f"{head}: test accuracy", "section 5", 0.999, min(accuracy), n_seeds),
         ]
     if scale == "paper":
         expected = {"FC": 0.73, "TC": 0.61, "TL": 0.33}[head]
         part.claims.append(
-            near(f"{head}: mean attention on the topic word at 5000 epochs", "double-logarithmic approach to 1", expected,
-                 float(np.mean(attention)), 0.1, "the limit is 1, approached as ln ln t: never near 1 in practice")
+            near(
+                f"{head}: mean attention on the topic word at 5000 epochs",
+                "double-logarithmic approach to 1",
+                expected,
+                float(np.mean(attention)),
+                0.1,
+                "the limit is 1, approached as ln ln t: never near 1 in practice",
+            )
         )
     if head == "TL":
         part.claims.append(_three_steps(np.asarray(losses), epochs))
@@ -132,9 +183,14 @@ def _figure_losses(head: str, losses: np.ndarray) -> list[Claim]:
     smooth = {"FC": 500, "TC": 1000, "TL": 2000}[head]
     chosen = [smooth, steep] if len(losses) >= 6 else [smooth]
     return [
-        near(f"{head}: training loss at epoch {epoch}", "authors' figure", FIGURE_LOSS[head][epoch],
-             float(np.median(losses[:, epoch - 1])), 0.10,
-             f"median of {len(losses)} data sets, from {losses[:, epoch - 1].min():.3f} to {losses[:, epoch - 1].max():.3f}")
+        near(
+            f"{head}: training loss at epoch {epoch}",
+            "authors' figure",
+            FIGURE_LOSS[head][epoch],
+            float(np.median(losses[:, epoch - 1])),
+            0.10,
+            f"median of {len(losses)} data sets, from {losses[:, epoch - 1].min():.3f} to {losses[:, epoch - 1].max():.3f}",
+        )
         for epoch in chosen
     ]
 
@@ -143,8 +199,13 @@ def _three_steps(losses: np.ndarray, epochs: int) -> Claim:
     """TL learns its topics one after another: the loss falls in steps, FC and TC fall once."""
     counts = [_descents(loss) for loss in losses]
     bound = 2 if epochs < 5000 else 3
-    return at_least("TL: separate descents of the loss", "authors' figure, three-step descent", bound,
-                    float(np.median(counts)), f"descents in each data set: {counts}, {epochs} epochs")
+    return at_least(
+        "TL: separate descents of the loss",
+        "authors' figure, three-step descent",
+        bound,
+        float(np.median(counts)),
+        f"descents in each data set: {counts}, {epochs} epochs",
+    )
 
 
 def _descents(loss: np.ndarray) -> int:
@@ -179,9 +240,18 @@ def _laws() -> Part:
         drifts[lr] = balance_drift(Descent(model, train.counts, train.labels, lr=lr), int(120 / lr))
     ratio = drifts[0.4] / drifts[0.1]
     note = ", ".join(f"lr {lr:g}: {drift:.2e}" for lr, drift in drifts.items())
-    return Part(claims=[
-        near("TC: drift of E^T E - W W^T falls linearly with the step (ratio for steps 0.4 and 0.1)", "exact law 3", 4.0, ratio, 0.15, note)
-    ])
+    return Part(
+        claims=[
+            near(
+                "TC: drift of E^T E - W W^T falls linearly with the step (ratio for steps 0.4 and 0.1)",
+                "exact law 3",
+                4.0,
+                ratio,
+                0.15,
+                note,
+            )
+        ]
+    )
 
 
 def _ablation(head: str, scale: str) -> Part:
@@ -192,33 +262,64 @@ def _ablation(head: str, scale: str) -> Part:
     final: dict[str, float] = {}
     for arm in ("full", "KF", "EF"):
         model = BagOfWordsAttention(
-            len(train.vocabulary), task.n_topics, head, embedding_sd=0.1, train_keys=arm != "KF", train_embeddings=arm != "EF"
+            len(train.vocabulary),
+            task.n_topics,
+            head,
+            embedding_sd=0.1,
+            train_keys=arm != "KF",
+            train_embeddings=arm != "EF",
         )
         run = record(Descent(model, train.counts, train.labels), epochs, words=[0])
         final[arm] = float(run.losses[-1])
         expected = ABLATION_LOSS[head, arm]
         part.curves += [
             Curve(f"ablation {head}", arm, list(range(1, epochs + 1, 25)), run.losses[::25].tolist()),
-            Curve(f"ablation {head}", f"{arm}, authors' figure", list(expected), list(expected.values()), reference=True),
+            Curve(
+                f"ablation {head}",
+                f"{arm}, authors' figure",
+                list(expected),
+                list(expected.values()),
+                reference=True,
+            ),
         ]
         # The full model is on the steep part of its curve at 1000 epochs, so a later epoch tells nothing new
         # but the small number; 10 % is asked where the curve is smooth.
         for epoch in (1000, 6000):
             if epoch <= epochs and arm != "full":
                 part.claims.append(
-                    near(f"{head}-{arm}: training loss at epoch {epoch}", "authors' figure, ablation", expected[epoch],
-                         float(run.losses[epoch - 1]), 0.10, "embedding sd 0.1, start of seed 3, data set 0")
+                    near(
+                        f"{head}-{arm}: training loss at epoch {epoch}",
+                        "authors' figure, ablation",
+                        expected[epoch],
+                        float(run.losses[epoch - 1]),
+                        0.10,
+                        "embedding sd 0.1, start of seed 3, data set 0",
+                    )
                 )
         if epochs == 6000:
             part.claims.append(
-                near(f"{head}-{arm}: ||q|| ||v|| of a topic word at 6000", "authors' figure, ablation", ABLATION_NORM[head, arm],
-                     float(run.norms[-1, 0]), 0.15)
+                near(
+                    f"{head}-{arm}: ||q|| ||v|| of a topic word at 6000",
+                    "authors' figure, ablation",
+                    ABLATION_NORM[head, arm],
+                    float(run.norms[-1, 0]),
+                    0.15,
+                )
             )
     part.claims.append(
-        at_most(f"{head}: joint training ends lowest (loss over the better ablation's)", "section 5, ablation", 0.5,
-                final["full"] / min(final["KF"], final["EF"])) if epochs == 6000 or head == "FC" else
-        at_most(f"{head}: joint training is lowest at 1000", "section 5, ablation", 1.0,
-                final["full"] / min(final["KF"], final["EF"]))
+        at_most(
+            f"{head}: joint training ends lowest (loss over the better ablation's)",
+            "section 5, ablation",
+            0.5,
+            final["full"] / min(final["KF"], final["EF"]),
+        )
+        if epochs == 6000 or head == "FC"
+        else at_most(
+            f"{head}: joint training is lowest at 1000",
+            "section 5, ablation",
+            1.0,
+            final["full"] / min(final["KF"], final["EF"]),
+        )
     )
     return part
 
@@ -237,8 +338,13 @@ def _extensions(scale: str) -> Part:
     broken = float(np.max(np.abs(relative_deviation(run, m=task.n_noise)[run.scores > 0.1])))
     kept = float(np.max(np.abs(relative_deviation(base, m=task.n_noise)[base.scores > 0.1])))
     part.claims.append(
-        at_least("FC, trainable query: the identity's worst error against the fixed query's", "extension", 2.0, broken / kept,
-                 f"{broken:.3f} against {kept:.3f}: the law does not close when ||q|| moves")
+        at_least(
+            "FC, trainable query: the identity's worst error against the fixed query's",
+            "extension",
+            2.0,
+            broken / kept,
+            f"{broken:.3f} against {kept:.3f}: the law does not close when ||q|| moves",
+        )
     )
     for ratio in (0.25, 4.0):
         start = BagOfWordsAttention(len(train.vocabulary), task.n_topics, "FC")
@@ -246,6 +352,11 @@ def _extensions(scale: str) -> Part:
         found = record(descent, epochs, words=words)
         worst = float(np.max(np.abs(relative_deviation(found, m=task.n_noise, rate_ratio=ratio)[found.scores > 0.1])))
         part.claims.append(
-            at_most(f"FC, keys learn {ratio:g} times as fast: the identity with its right side times {ratio:g}", "extension", 0.02, worst)
+            at_most(
+                f"FC, keys learn {ratio:g} times as fast: the identity with its right side times {ratio:g}",
+                "extension",
+                0.02,
+                worst,
+            )
         )
     return part

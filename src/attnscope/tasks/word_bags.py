@@ -52,9 +52,7 @@ class WordBags:
             raise CaseError(f"the word {word!r} is never seen: it is not among {len(self.vocabulary)} words") from None
 
 
-def bags(
-    splits: Sequence[Sequence[tuple[str, int]]], *, pad_to: int | None = None
-) -> tuple[WordBags, ...]:
+def bags(splits: Sequence[Sequence[tuple[str, int]]], *, pad_to: int | None = None) -> tuple[WordBags, ...]:
     """One `WordBags` per split, over the vocabulary of all of them.
 
     Args:
@@ -82,9 +80,7 @@ def bags(
         vocabulary = (*vocabulary, PADDING)
     column = {word: index for index, word in enumerate(vocabulary)}
     return tuple(
-        WordBags(
-            _counts(part, column, pad_to), np.array([label for _, label in split], dtype=np.int64), vocabulary
-        )
+        WordBags(_counts(part, column, pad_to), np.array([label for _, label in split], dtype=np.int64), vocabulary)
         for part, split in zip(tokens, splits, strict=True)
     )
 
