@@ -1,4 +1,4 @@
-"""Probe: one moment of training: the model, its batches, loss and anatomy, and what lenses share about them."""
+"""Probe: one moment of training: the model, its batches, loss and anatomy, and what lenses share."""
 
 from __future__ import annotations
 
@@ -13,9 +13,18 @@ from torch import Tensor, nn
 
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.anatomy.observe import Observation, observe
-from attnscope.case import Expectations, Forward, Loss, default_forward, default_loss
+from attnscope.case import (
+    Expectations,
+    Forward,
+    Loss,
+    checked_loss,
+    could_not_run,
+    default_forward,
+    default_loss,
+    described,
+)
 from attnscope.errors import CaseError
-from attnscope.undisturbed import undisturbed
+from attnscope.undisturbed import is_unbuilt, seed_everything, undisturbed
 
 
 @dataclass
@@ -51,32 +60,73 @@ class Probe:
 
     @contextmanager
     def evaluating(self, *, train: bool = False) -> Iterator[nn.Module]:
-        """The model in eval mode (or train mode) with fixed randomness, put back exactly afterwards."""
+        """The model in eval mode (or train mode) with fixed randomness, put back exactly afterwards.
+
+        A model that builds parameters in its first forward pass is built first, so that they have names here;
+        the seed makes them the same each time.
+        """
         with undisturbed(self.model, seed=self.seed, train=train) as model:
+            if self._builds_itself:
+                with torch.no_grad():
+                    self.run(model, self.batch)
+                model.train(train)
+                seed_everything(self.seed)
             yield model
+
+    @cached_property
+    def _builds_itself(self) -> bool:
+        """Whether the first forward pass makes parameters or modules that are not there before."""
+        if is_unbuilt(self.model):
+            return True
+        with undisturbed(self.model, seed=self.seed, train=False) as model, torch.no_grad():
+            before = {name for name, _ in model.named_parameters()}
+            self.run(model, self.batch)
+            return {name for name, _ in model.named_parameters()} != before
+
+    def run(self, model: nn.Module, batch: Any) -> Any:
+        """The model's output, as `forward` gives it.
+
+        Raises:
+            CaseError: the model raises on this batch; says on what, and what it said.
+        """
+        try:
+            return self.forward(model, batch)
+        except Exception as error:
+            raise CaseError(could_not_run(model, batch, error)) from error
 
     def output(self, batch: Any = None) -> Any:
         """The model's output in eval mode, without a graph."""
         with self.evaluating() as model, torch.no_grad():
-            return self.forward(model, self.batch if batch is None else batch)
+            return self.run(model, self.batch if batch is None else batch)
 
     def loss_of(self, model: nn.Module, batch: Any) -> Tensor:
-        """The scalar loss, with its graph.
+        """The scalar loss, with its graph; it may be NaN or infinite, which a lens reports.
 
         Raises:
-            CaseError: the loss is not one number.
+            CaseError: the model or the loss raises, or the loss is not one real number.
         """
-        value = self.loss(self.forward(model, batch), batch)
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            seen = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise CaseError(f"the loss must be a scalar tensor, found {seen}; reduce it with .mean()")
-        return value.reshape(())
+        output = self.run(model, batch)
+        try:
+            value = self.loss(output, batch)
+        except CaseError:
+            raise
+        except Exception as error:
+            raise CaseError(
+                f"the loss raised {type(error).__name__}: {error}; it was given the model's output "
+                f"({described(output)}) and the batch ({described(batch)})"
+            ) from error
+        return checked_loss(value)
 
     @cached_property
     def observation(self) -> Observation:
         """Queries, keys, values, scores and patterns of the first batch, in eval mode, without a graph."""
         with self.evaluating() as model:
             return observe(model, self.batch, anatomy=self.anatomy, forward=self.forward)
+
+    def observation_of(self, batch: Any) -> Observation:
+        """As `observation`, for a batch of the same shapes."""
+        with self.evaluating() as model:
+            return observe(model, batch, anatomy=self.anatomy, forward=self.forward)
 
     @cached_property
     def gradients(self) -> Mapping[str, Tensor | None]:
@@ -101,6 +151,10 @@ class Probe:
                     parameter.requires_grad_(True)
             loss = self.loss_of(model, batch)
             if not loss.requires_grad:
-                raise CaseError("the loss does not depend on any parameter: it was detached or made from constants")
+                raise CaseError(
+                    f"the loss ({float(loss):.4g}) does not depend on any parameter of "
+                    f"{type(model).__name__}: it was detached or made from constants; "
+                    "return the loss tensor itself"
+                )
             found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
             return dict(zip(named, found, strict=True))
