@@ -22,7 +22,8 @@ def claims_table(result: StudyResult) -> Table:
         "measured",
         box=None,
         header_style="bold",
-        title=f"{result.study}, scale {result.scale}: {held} of {len(result.claims)} claims hold ({result.seconds:.0f} s)",
+        title=f"{result.study}, scale {result.scale}: "
+        f"{held} of {len(result.claims)} claims hold ({result.seconds:.0f} s)",
         caption="\n".join(f"left out: {reason}" for reason in result.skipped) or None,
     )
     for claim in result.claims:

@@ -189,7 +189,8 @@ def _figure_losses(head: str, losses: np.ndarray) -> list[Claim]:
             FIGURE_LOSS[head][epoch],
             float(np.median(losses[:, epoch - 1])),
             0.10,
-            f"median of {len(losses)} data sets, from {losses[:, epoch - 1].min():.3f} to {losses[:, epoch - 1].max():.3f}",
+            f"median of {len(losses)} data sets, "
+            f"from {losses[:, epoch - 1].min():.3f} to {losses[:, epoch - 1].max():.3f}",
         )
         for epoch in chosen
     ]
