@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "anatomy": {"errors", "anatomy.blocks", "undisturbed"},
     "curvature": {"errors", "anatomy.blocks", "undisturbed"},
     "models": {"errors", "anatomy.blocks"},
+    "margin": {"errors"},
     "tasks": {"errors"},
     "case": {"errors", "models", "tasks"},
     "factory": {"errors", "case"},
