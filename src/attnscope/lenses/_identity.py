@@ -118,25 +118,30 @@ class Comparison:
 
 def compare(probe: Probe, trials: Many[Trial], roundings: float = 8) -> Comparison:
     """Runs the trials and compares each with the untouched batch."""
-    moved, outcomes, per_trial = [float("nan")], [], []
-    bound = tolerance(torch.float32, roundings)
-    for trial in trials:
-        before, after = outcome(probe, trial.batch_before), outcome(probe, trial.batch)
-        outcomes.append((before, after))
-        if before.output is not None:
+    return compare_outcomes(
+        probe,
+        [
+            (outcome(probe, trial.batch_before), outcome(probe, trial.batch), trial.where, trial.entries)
+            for trial in trials
+        ],
+        roundings,
+    )
+
+
+def compare_outcomes(
+    probe: Probe, pairs: Many[tuple[Outcome, Outcome, Tensor | None, Entries]], roundings: float = 8
+) -> Comparison:
+    """As `compare`, for outcomes that are there: (before, after, what of the output, what of an attention)."""
+    moved, per_trial, bound = [float("nan")], [], tolerance(torch.float32, roundings)
+    for before, after, where, entries in pairs:
+        if before.output is not None and after.output is not None:
             bound = tolerance(before.output.dtype, roundings)
-        if (
-            trial.where is not None
-            and before.output is not None
-            and after.output is not None
-            and before.output.shape == after.output.shape
-        ):
-            moved.append(movement(before.output, after.output, trial.where))
+            if where is not None and before.output.shape == after.output.shape:
+                moved.append(movement(before.output, after.output, where))
         if before.observation is not None and after.observation is not None:
-            per_trial.append(
-                layer_movements(probe.anatomy, before.observation, after.observation, trial.entries)
-            )
-    return Comparison(_largest(moved), bound, _together(per_trial), tuple(outcomes))
+            per_trial.append(layer_movements(probe.anatomy, before.observation, after.observation, entries))
+    outcomes = tuple((before, after) for before, after, _, _ in pairs)
+    return Comparison(_largest(moved), bound, _together(per_trial), outcomes)
 
 
 def _largest(values: Many[float]) -> float:
@@ -184,7 +189,7 @@ def shortened(batch: Any, sequence: Sequence) -> Any:
     def cut(path: str, tensor: Tensor) -> Tensor:
         axis = sequence.position_axis
         if tensor.ndim > axis and tensor.shape[axis] == sequence.length:
-            return tensor.narrow(axis, 0, sequence.length - 1)
+            return tensor.narrow(axis, 0, sequence.length - 1).contiguous()
         return tensor
 
     return mapped(batch, cut)

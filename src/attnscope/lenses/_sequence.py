@@ -72,9 +72,7 @@ def sequences(probe: Probe, batch: Any = None) -> tuple[Sequence, ...]:
         known = [
             path
             for path, tensor in held.items()
-            if path not in uses
-            and _may_be_tokens(tensor)
-            and not any(word in path.lower() for word in _NOT_TOKENS)
+            if path not in uses and _may_be_tokens(tensor) and not any(word in path.lower() for word in _NOT_TOKENS)
         ][:1]
     found = [_sequence(probe, held, path, "tokens") for path in known]
     if not found:
