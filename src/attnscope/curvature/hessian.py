@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attnscope.anatomy.blocks import Block
+from attnscope.curvature.kernels import refuse_cut_graphs
 from attnscope.curvature.objective import BatchLoss, Cost, Objective
 from attnscope.curvature.operator import Request, SweptOperator
 from attnscope.curvature.slices import gather, parameters_of, scatter
@@ -64,6 +65,7 @@ class Hessian(SweptOperator):
         self.blocks = self.objective.blocks
         self.sizes = {name: block.numel for name, block in self.blocks.items()}
         self._graphs: dict[int, Graph] = {}
+        self._checked = False
 
     @property
     def cost(self) -> Cost:
@@ -125,8 +127,12 @@ class Hessian(SweptOperator):
             return self._graphs[index]
         pieces = self.objective.pieces
         with self.objective.forwarding():
-            found = self.objective.differentiate(self.objective.loss_of(pieces[index]), create_graph=True)
+            loss = self.objective.loss_of(pieces[index])
+            found = self.objective.differentiate(loss, create_graph=True)
         graph = {name: value for name, value in found.items() if value is not None and value.requires_grad}
+        if not self._checked:
+            refuse_cut_graphs(loss, graph.values())
+            self._checked = True
         self.cost.graphs += 1 / len(pieces)
         if index < self.keep:
             self._graphs[index] = graph
@@ -136,5 +142,5 @@ class Hessian(SweptOperator):
 def _no_double_backward(error: Exception) -> CaseError:
     return CaseError(
         f"an operation of the model cannot be differentiated twice: {error}. Replace that kernel (a fused or "
-        "custom attention, say) by plain operations; reentrant checkpointing needs use_reentrant=False"
+        "custom attention, say) by plain operations"
     )

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from attnscope.errors import CaseError
+
+
+class _FullPrecision(TorchFunctionMode):
+    """Switches autocast off for every operation, also where the model itself switches it on."""
+
+    def __init__(self, devices: Iterable[str]) -> None:
+        super().__init__()
+        self.devices = tuple(devices)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        active = [device for device in self.devices if torch.is_autocast_enabled(device)]
+        if not active:
+            return func(*args, **(kwargs or {}))
+        with ExitStack() as stack:
+            for device in active:
+                stack.enter_context(torch.autocast(device, enabled=False))
+            return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -28,8 +51,10 @@ def twice_differentiable(model: nn.Module, dtype: torch.dtype) -> Iterator[None]
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.backends.cudnn.flags(enabled=False, allow_tf32=False))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for device in {"cpu", *(parameter.device.type for parameter in model.parameters())} - {"meta"}:
+        devices = {"cpu", *(parameter.device.type for parameter in model.parameters())} - {"meta"}
+        for device in devices:
             stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(_FullPrecision(devices))
         if any(isinstance(module, nn.LSTM) for module in model.modules()):
             # oneDNN's LSTM has a backward but no double backward; other layers are faster with oneDNN.
             stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
@@ -42,3 +67,37 @@ def twice_differentiable(model: nn.Module, dtype: torch.dtype) -> Iterator[None]
             torch.set_default_dtype(before)
             torch.set_float32_matmul_precision(precision)
             torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def refuse_cut_graphs(loss: Tensor, gradients: Iterable[Tensor]) -> None:
+    """Refuses a gradient whose graph is cut by a function that can be differentiated once only.
+
+    Autograd would not complain: the cut path counts as if it did not exist, and the product is wrong.
+
+    Raises:
+        CaseError: names the user's autograd functions.
+    """
+    starts = [gradient.grad_fn for gradient in gradients]
+    if not any(node.name() == "torch::autograd::Error" for node in _nodes(starts)):
+        return
+    own = [
+        type(node).__name__.removesuffix("Backward")
+        for node in _nodes([loss.grad_fn])
+        if isinstance(node, torch.autograd.function.BackwardCFunction)
+    ]
+    names = ", ".join(dict.fromkeys(own)) or "a custom autograd function"
+    raise CaseError(
+        f"{names} cannot be differentiated twice: its backward is marked once_differentiable. Replace it by "
+        "plain operations"
+    )
+
+
+def _nodes(starts: Iterable[Any]) -> Iterator[Any]:
+    seen: set[Any] = set()
+    waiting = [node for node in starts if node is not None]
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [inner for inner, _ in node.next_functions if inner is not None]

@@ -24,9 +24,6 @@ class Moment:
         model: the user's model.
         dtype: precision of every floating-point tensor.
         parameters: name -> private copy; only those in `differentiate` require a gradient.
-
-    Raises:
-        CaseError: a tensor on the meta device, quantised, sparse, not yet initialised, or not finite.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, differentiate: Collection[str]) -> None:
@@ -37,10 +34,8 @@ class Moment:
         self.parameters: dict[str, Tensor] = {}
         self.originals = tuple(model.parameters())
         for name, parameter in model.named_parameters():
-            check_tensor("parameter", name, parameter)
             self.parameters[name] = self._copy(parameter, name in differentiate)
-        for name, buffer in model.named_buffers():
-            check_tensor("buffer", name, buffer)
+        for buffer in model.buffers():
             self._copy(buffer, False)
         self._changes = [change for module in model.modules() for change in self._changes_in(module)]
 
@@ -107,12 +102,20 @@ def _putter(container: Any, key: Any, value: Any) -> Callable[[], None]:
     return put
 
 
-def check_tensor(what: str, name: str, tensor: Tensor) -> None:
-    """Refuses a tensor that curvature cannot be computed with.
+def check_tensors(model: nn.Module) -> None:
+    """Refuses a model with a tensor that curvature cannot be computed with.
 
     Raises:
-        CaseError: says which tensor, what is wrong with it and what to do.
+        CaseError: a tensor on the meta device, quantised, sparse, complex, without a shape yet, or not
+            finite; says which, and what to do.
     """
+    for name, parameter in model.named_parameters():
+        _check_tensor("parameter", name, parameter)
+    for name, buffer in model.named_buffers():
+        _check_tensor("buffer", name, buffer)
+
+
+def _check_tensor(what: str, name: str, tensor: Tensor) -> None:
     if is_lazy(tensor):
         raise CaseError(f"{what} {name!r} has no shape yet (a lazy module); run the model on a batch first")
     if tensor.is_meta:

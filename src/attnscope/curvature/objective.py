@@ -16,7 +16,7 @@ from attnscope.anatomy.blocks import Block
 from attnscope.curvature.batches import cast, examples, listed, n_examples
 from attnscope.curvature.determinism import check_repeats, random_operations
 from attnscope.curvature.kernels import twice_differentiable
-from attnscope.curvature.moment import Moment
+from attnscope.curvature.moment import Moment, check_tensors
 from attnscope.curvature.slices import check_blocks, gather, parameter_blocks, parameters_of
 from attnscope.curvature.weighing import Piece, Weigh, cut_and_weighed
 from attnscope.errors import CaseError
@@ -82,6 +82,7 @@ class Objective:
         self.dtype = dtype
         self.seed = seed
         self.cost = Cost()
+        check_tensors(self.model)
         named = dict(self.model.named_parameters())
         given = check_blocks(parameter_blocks(self.model) if blocks is None else blocks, named)
         self.blocks: Mapping[str, Block] = {block.name: block for block in given}
@@ -139,9 +140,16 @@ class Objective:
                 "the loss does not depend on any of the blocks' parameters: it was detached, computed under "
                 "no_grad, or made from constants"
             )
-        found = torch.autograd.grad(
-            loss, list(self.parameters.values()), create_graph=create_graph, allow_unused=True
-        )
+        leaves = list(self.parameters.values())
+        try:
+            found = torch.autograd.grad(loss, leaves, create_graph=create_graph, allow_unused=True)
+        except RuntimeError as error:
+            if "use_reentrant" in str(error):
+                raise CaseError(
+                    "the model uses reentrant activation checkpointing, which cannot be differentiated twice: "
+                    "pass use_reentrant=False to torch.utils.checkpoint.checkpoint"
+                ) from error
+            raise
         return dict(zip(self.parameters, found, strict=True))
 
     def evaluate(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor | None]]:
