@@ -49,7 +49,10 @@ def diagnose(
     Args:
         case_or_model: a `Case`, or a model; then `batches` is needed.
         batches: one or more batches, as `forward` takes them.
-        loss, forward, optimizer, expects: as in `Case`.
+        loss: as in `Case`.
+        forward: as in `Case`.
+        optimizer: as in `Case`.
+        expects: as in `Case`.
         effort: `light` (forward passes), `standard` (also gradients and interventions), `deep` (also
         curvature).
         select: only these codes, groups (`MSK`) or kinds.

@@ -119,7 +119,7 @@ def _upstream(place: str, anatomy: Anatomy) -> float:
         if block.name == place:
             if block.role in _FIRST_ROLES:
                 return -2.0
-            return float("inf") if block.layer is None else block.layer + 0.99
+            return 1e5 if block.layer is None else block.layer + 0.99
     return -2.0 if place == "positions" else 1e6
 
 
@@ -194,10 +194,10 @@ def _explains(cause: Weighed, item: Weighed) -> bool:
 
 
 def _covers(pattern: str, place: str) -> bool:
-    """`L2.K` covers `L2H3.K`, `L2` covers all of layer 2, `*` everything."""
+    """`L2.K` covers `L2H3.K`, `L2` and `L2.*` cover all of layer 2, `*` everything."""
     if fnmatchcase(place, pattern):
         return True
-    layer, head, what = parse_place(pattern)
+    layer, head, what = parse_place(pattern.removesuffix(".*"))
     other_layer, other_head, other_what = parse_place(place)
     if layer is None or layer != other_layer:
         return False

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attnscope.anatomy.blocks import Anatomy, Attention, Kind, Source, Step
+from attnscope.anatomy.blocks import Anatomy, Attention, Block, Kind, Source, Step
 from attnscope.diagnosis.rules import Examination
 from attnscope.readings import Reading
 
@@ -104,3 +104,32 @@ def block_with(anatomy: Anatomy, parameter: str) -> str:
 def shown(value: float) -> str:
     """A number for a sentence."""
     return f"{value:.3g}"
+
+
+def block_named(anatomy: Anatomy, name: str) -> Block | None:
+    """The block of that name, a head's block included; None when there is none."""
+    try:
+        return anatomy.block(name)
+    except KeyError:
+        return None
+
+
+def all_initial(examination: Examination, names: list[str]) -> bool:
+    """Whether all of these blocks cannot be told from a standard initialisation; False when nobody looked."""
+    reading = examination.reading("initial_blocks")
+    initial = set(reading.facts.get("initial", ())) if reading is not None else set()
+    return bool(names) and all(name in initial for name in names)
+
+
+def source_from(text: object, line: object = "") -> Source | None:
+    """The source that a lens wrote as `file:line`; None when it wrote none."""
+    file, _, number = str(text or "").rpartition(":")
+    return Source(file, int(number), text=str(line or "")) if file and number.isdigit() else None
+
+
+def layer_of_module(anatomy: Anatomy, module: str) -> Attention | None:
+    """The attention that a module computes, or lies in."""
+    for attention in anatomy.attentions:
+        if attention.module and (module == attention.module or module.startswith(f"{attention.module}.")):
+            return attention
+    return None

@@ -56,7 +56,7 @@ class RowsNotNormalised(Rule):
             masked_after = any(step.when == "after_softmax" for step in attention.mask)
             dropped = any(step.active for step in attention.dropout)
             if off > tolerance and not (
-                other_axes and _raw(reading, layer) > tolerance or masked_after or dropped
+                (other_axes and _raw(reading, layer) > tolerance) or masked_after or dropped
             ):
                 suspects.append(_suspect(attention, off, _raw(reading, layer), reading, tolerance))
         return suspects

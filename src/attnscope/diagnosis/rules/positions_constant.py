@@ -1,0 +1,69 @@
+"""Every token gets the same position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from attnscope.anatomy.blocks import Role
+from attnscope.diagnosis.rules import Evidence, Examination, Rule, Suspect
+from attnscope.diagnosis.rules._evidence import first_source
+from attnscope.diagnosis.rules._order import blind_to_order, position_blocks_in_use
+
+
+@dataclass(frozen=True)
+class PositionsConstant(Rule):
+    """Positions are added, but every token gets the same one.
+
+    **What it means** A table of positions takes part in the forward pass, and exchanging tokens still changes
+    nothing: all tokens look up the same row, or the rows of the table are equal (or zero).
+
+    **Why it matters** The model does not know the order of its tokens, although everything seems to be there.
+
+    **Evidence required** The output depends on a table of positions, and with the inner tokens in another
+    order it moves by no more than rounding.
+
+    **When it is a false alarm** A model over sets with one learned offset. State
+    `expects=dict(order_matters=False)`.
+
+    **How to confirm** Print the position ids, and the spread of the table's rows.
+
+    **What to try** `torch.arange(length)` as position ids; load or initialise the table.
+    """
+
+    code: ClassVar[str] = "POS402"
+    needs: ClassVar[tuple[str, ...]] = ("token_order", "zero_blocks")
+    alternatives: ClassVar[tuple[str, ...]] = ("the input is a set: state expects=dict(order_matters=False)",)
+    remedies: ClassVar[tuple[str, ...]] = (
+        "number the positions: torch.arange(length), not zeros",
+        "check that the table's rows differ: it may be zero or not loaded",
+    )
+
+    def weigh(self, examination: Examination) -> list[Suspect]:
+        """At most one suspect, at the table."""
+        reading = examination.reading("token_order")
+        if reading is None or examination.expects.get("order_matters") is not True:
+            return []
+        blind, why = blind_to_order(examination, reading)
+        tables = position_blocks_in_use(examination.anatomy)
+        if not blind or not tables:
+            return []
+        zeros = examination.reading("zero_blocks")
+        zero = set(zeros.facts.get("zero", ())) if zeros is not None else set()
+        what = "the table is all zero" if tables[0] in zero else "every token gets the same row of it"
+        first = next((item for item in examination.anatomy.attentions if item.n_keys > 1), None)
+        role = Role.POSITIONS.value
+        return [
+            Suspect(
+                kind="positions_constant",
+                place=tables[0],
+                evidence=(
+                    Evidence(why, "token_order", 0.0, None, True),
+                    Evidence(f"the output depends on {tables[0]} ({role})", "anatomy", exact=True),
+                ),
+                confidence=0.95,
+                source=first_source(first.score_step) if first else None,
+                summary=f"All tokens get the same position from {tables[0]}: {what}.",
+                effects=("positions", "positions_missing@*"),
+            )
+        ]

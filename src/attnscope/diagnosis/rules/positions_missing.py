@@ -1,0 +1,82 @@
+"""No position reaches the tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from attnscope.anatomy.blocks import Role
+from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
+from attnscope.diagnosis.rules._evidence import first_source
+from attnscope.diagnosis.rules._order import blind_to_order, position_blocks_in_use
+
+
+@dataclass(frozen=True)
+class PositionsMissing(Rule):
+    """The model does not know the order of its tokens: no position reaches them.
+
+    **What it means** Exchanging tokens changes nothing but the order of the outputs. The table of positions
+    is not added, or not looked up; or there is none. In a causal model the mask alone tells deeper layers
+    something about order, while the first attention sees a bag of tokens.
+
+    **Why it matters** "dog bites man" and "man bites dog" are the same text to it.
+
+    **Evidence required** Order is meant to matter (stated; or the model has positions somewhere; or it
+    predicts the next token). With the inner tokens in another order the output (or the first attention's
+    result at the last position) moves by no more than rounding, and no path leads from a table of positions
+    to the scores.
+
+    **When it is a false alarm** Sets have no order, and some causal models leave positions out on purpose
+    (NoPE). State `expects=dict(order_matters=False)`.
+
+    **How to confirm** Exchange two inner tokens and compare the outputs.
+
+    **What to try** Add the position embedding to the token embedding, once, before the first layer.
+    """
+
+    code: ClassVar[str] = "POS401"
+    needs: ClassVar[tuple[str, ...]] = ("token_order",)
+    alternatives: ClassVar[tuple[str, ...]] = (
+        "the input is a set: state expects=dict(order_matters=False)",
+        "a causal model without positions, on purpose (NoPE)",
+        "positions are added but are the same for every token",
+    )
+    remedies: ClassVar[tuple[str, ...]] = (
+        "add the position embedding to the tokens before the first layer",
+        "apply rotary positions to queries and keys",
+    )
+
+    def weigh(self, examination: Examination) -> list[Suspect]:
+        """At most one suspect, for the whole model."""
+        reading = examination.reading("token_order")
+        if reading is None or examination.expects.get("order_matters") is not True:
+            return []
+        blind, why = blind_to_order(examination, reading)
+        if not blind or position_blocks_in_use(examination.anatomy):
+            return []
+        return [_suspect(examination, why)]
+
+
+def _suspect(examination: Examination, why: str) -> Suspect:
+    anatomy = examination.anatomy
+    unused = [block.name for block in anatomy.blocks if block.role is Role.POSITIONS]
+    inferred = "order_matters" in examination.inferred
+    only_mask = "causal mask" in why
+    counter = []
+    if inferred:
+        because = examination.expects.get("order_matters_because", "")
+        counter.append(Evidence(f"that order matters is inferred: {because}", "anatomy"))
+    certain = not inferred or bool(unused)
+    first = next((item for item in anatomy.attentions if item.n_keys > 1), None)
+    table = f" The table {unused[0]} is there and unused." if unused else ""
+    return Suspect(
+        kind="positions_missing",
+        place="positions",
+        evidence=(Evidence(why, "token_order", 0.0, None, True),),
+        counter_evidence=tuple(counter),
+        confidence=0.95 if certain else 0.6 if only_mask else 0.8,
+        severity=Severity.ERROR if certain and not only_mask else Severity.WARNING,
+        source=first_source(first.score_step) if first else None,
+        summary=f"No position reaches the tokens: {why}.{table}",
+        effects=(*unused, *(f"unused_parameter@{name}" for name in unused)),
+    )

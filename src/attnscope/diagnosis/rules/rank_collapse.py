@@ -1,0 +1,84 @@
+"""All tokens become the same vector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
+from attnscope.diagnosis.rules._evidence import by_layer, epsilon, first_source, shown
+from attnscope.diagnosis.rules._healthy import healthy
+
+
+@dataclass(frozen=True)
+class RankCollapse(Rule):
+    """The tokens of a text have become (nearly) the same vector where they enter an attention.
+
+    **What it means** The states differ from their mean by less than in any healthy model. Queries and keys
+    are then the same for all tokens, whatever the weights.
+
+    **Why it matters** Attention over equal tokens is an average of equal things, and the gradient of queries
+    and keys vanishes.
+
+    **Evidence required** The spread of the tokens around their mean, relative to their size, is a tenth of
+    the lowest that was measured on healthy models, or rounding.
+
+    **When it is a false alarm** Texts of one repeated token are equal before they enter.
+
+    **How to confirm** Print the cosine between two tokens, layer by layer.
+
+    **What to try** Residual connections, smaller initial attention, normalisation before the attention.
+    """
+
+    code: ClassVar[str] = "CRV604"
+    severity: ClassVar[Severity] = Severity.WARNING
+    needs: ClassVar[tuple[str, ...]] = ("token_spread",)
+    alternatives: ClassVar[tuple[str, ...]] = (
+        "the tokens of the batch are equal",
+        "residuals are missing",
+        "the embedding is dead",
+    )
+    remedies: ClassVar[tuple[str, ...]] = (
+        "check the residual connections of the layers before",
+        "check the embedding, and that the inputs differ",
+        "scale attention outputs down at initialisation",
+    )
+
+    def weigh(self, examination: Examination) -> list[Suspect]:
+        """One suspect, at the first attention whose tokens are alike; the later ones follow from it."""
+        spreads = {
+            layer: float(values.min())
+            for layer, values in by_layer(examination.reading("token_spread")).items()
+        }
+        bound = max(healthy("token_spread").lowest / 10, 100 * epsilon(examination))
+        collapsed = [layer for layer in sorted(spreads) if spreads[layer] < bound]
+        if not collapsed:
+            return []
+        first = collapsed[0]
+        attention = next(item for item in examination.anatomy.attentions if item.layer == first)
+        before = [layer for layer in sorted(spreads) if layer < first]
+        was = f" (at L{before[-1]} it was {shown(spreads[before[-1]])})" if before else ""
+        return [
+            Suspect(
+                kind="rank_collapse",
+                place=attention.site("residual"),
+                evidence=(
+                    Evidence(
+                        f"the tokens differ from their mean by {shown(spreads[first])} of their size{was}",
+                        "token_spread",
+                        spreads[first],
+                        bound,
+                    ),
+                ),
+                confidence=0.85,
+                severity=Severity.ERROR if spreads[first] < 100 * epsilon(examination) else None,
+                source=first_source(attention.score_step),
+                summary=f"The tokens that enter L{first} are nearly the same vector: they differ by "
+                f"{shown(spreads[first])} of their size.",
+                effects=tuple(
+                    f"{kind}@L{layer}*"
+                    for layer in collapsed
+                    for kind in ("uniform_attention", "positions_missing")
+                ),
+            )
+        ]

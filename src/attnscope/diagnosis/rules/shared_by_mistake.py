@@ -1,0 +1,168 @@
+"""Two places of the architecture use the same weights, and it does not look meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from attnscope.anatomy.blocks import Anatomy, Attention, parse_place
+from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
+from attnscope.diagnosis.rules._evidence import attention_of, peers_of
+
+_SAME_PARAMETER = "same parameter"
+_ROLES = {"Q": "query", "K": "key", "V": "value", "O": "output", "QK": "query-key"}
+
+
+@dataclass(frozen=True)
+class SharedByMistake(Rule):
+    """Two projections that should differ hold the same weights: query and key, or those of two layers.
+
+    **What it means** Either both places use one parameter (a module was reused, `[layer] * n` instead of n
+    layers), or two parameters hold the same numbers (a copied line when weights are loaded).
+
+    **Why it matters** With W_Q = W_K scores are symmetric, and each token mostly attends to itself. Layers
+    that share learn one layer's worth.
+
+    **Evidence required** The same parameter serves both places, or their matrices agree bit for bit, while
+    other layers or roles differ. Whole layers that share are reported only when the model registers them as
+    several layers.
+
+    **When it is a false alarm** ALBERT registers one layer and runs it many times: not reported. Layers
+    cloned at construction (`nn.TransformerEncoder`) are equal until they are trained: not reported. Models
+    that share queries and keys in every layer on purpose (Reformer): a warning.
+
+    **How to confirm** Compare `id()` of the parameters, and their numbers.
+
+    **What to try** Build each projection with its own module: `nn.ModuleList(make() for _ in range(n))`.
+    """
+
+    code: ClassVar[str] = "PRJ302"
+    needs: ClassVar[tuple[str, ...]] = ("duplicate_blocks",)
+    alternatives: ClassVar[tuple[str, ...]] = (
+        "weights are shared on purpose (Reformer shares queries and keys, universal transformers share layers)",
+        "layers were copied to start a deeper model",
+    )
+    remedies: ClassVar[tuple[str, ...]] = (
+        "give each place its own module; [layer] * n repeats one module, a comprehension makes n",
+        "check the line that loads or copies the weights",
+    )
+
+    def weigh(self, examination: Examination) -> list[Suspect]:
+        """One suspect per pair of places that share."""
+        reading = examination.reading("duplicate_blocks")
+        if reading is None:
+            return []
+        anatomy, facts = examination.anatomy, reading.facts
+        alike = {tuple(item["layers"]): str(item["how"]) for item in facts.get("layers_alike", ())}
+        suspects = []
+        for pair in facts.get("pairs", ()):
+            first, second = _place(anatomy, str(pair["a"])), _place(anatomy, str(pair["b"]))
+            if first is None or second is None:
+                continue
+            if first[0] == second[0]:
+                suspects.append(_within(anatomy, pair, facts))
+            elif tuple(sorted((first[0], second[0]))) not in alike:
+                suspects.append(
+                    _between(pair, "while the rest of the two layers differs", Severity.ERROR, 0.9)
+                )
+        for layers, how in alike.items():
+            found = _layers(anatomy, layers, how, facts, alike)
+            suspects += [found] if found is not None else []
+        return suspects
+
+
+def _place(anatomy: Anatomy, name: str) -> tuple[int, str] | None:
+    """Layer and letter of a projection of an attention; None for every other block."""
+    layer, head, letter = parse_place(name)
+    if layer is None or head is not None or letter not in _ROLES or attention_of(anatomy, layer) is None:
+        return None
+    return layer, letter
+
+
+def _within(anatomy: Anatomy, pair: Mapping[str, Any], facts: Mapping[str, Any]) -> Suspect:
+    """Two roles of one layer."""
+    layer, _, a = parse_place(str(pair["a"]))
+    _, _, b = parse_place(str(pair["b"]))
+    everywhere = sum(
+        {parse_place(str(other["a"]))[2], parse_place(str(other["b"]))[2]} == {a, b}
+        and parse_place(str(other["a"]))[0] == parse_place(str(other["b"]))[0]
+        for other in facts.get("pairs", ())
+    )
+    in_all = everywhere == len(anatomy.attentions) and everywhere > 1 and pair["how"] == _SAME_PARAMETER
+    places = sorted((f"L{layer}.{a}", f"L{layer}.{b}"), key=lambda place: "QKVO".find(place[-1]))
+    how = "are one parameter" if pair["how"] == _SAME_PARAMETER else "hold the same numbers"
+    return Suspect(
+        kind="shared_by_mistake",
+        place=places[1],
+        evidence=(
+            Evidence(f"the weights of {places[0]} and {places[1]} {how}", "duplicate_blocks", 1.0, 0.0, True),
+        ),
+        counter_evidence=(Evidence("they do in every layer, which may be the design", "duplicate_blocks"),)
+        if in_all
+        else (),
+        confidence=0.6 if in_all else 0.95,
+        severity=Severity.WARNING if in_all else Severity.ERROR,
+        summary=f"The {_ROLES[a]} and {_ROLES[b]} projections of L{layer} {how}.",
+        effects=(places[0], f"altered_gradient@L{layer}*"),
+    )
+
+
+def _between(pair: Mapping[str, Any], why: str, severity: Severity, confidence: float) -> Suspect:
+    """The same role, or two roles, of two layers."""
+    a, b = str(pair["a"]), str(pair["b"])
+    how = "are one parameter" if pair["how"] == _SAME_PARAMETER else "hold the same numbers"
+    return Suspect(
+        kind="shared_by_mistake",
+        place=b,
+        evidence=(Evidence(f"the weights of {a} and {b} {how}, {why}", "duplicate_blocks", 1.0, 0.0, True),),
+        confidence=confidence,
+        severity=severity,
+        summary=f"The projections {a} and {b} {how}, {why}.",
+        effects=(a,),
+    )
+
+
+def _layers(
+    anatomy: Anatomy,
+    layers: tuple[int, ...],
+    how: str,
+    facts: Mapping[str, Any],
+    alike: Mapping[tuple[int, ...], str],
+) -> Suspect | None:
+    """Two whole layers; None where that is a design or a clone that has not been trained."""
+    first, second = attention_of(anatomy, layers[0]), attention_of(anatomy, layers[1])
+    if first is None or second is None:
+        return None
+    if how == _SAME_PARAMETER:
+        if not _registered_twice(anatomy, first, facts):
+            return None
+        why = "although the model registers them as two layers"
+    else:
+        if not any(peers_of(anatomy, first)) or _whole_stack(anatomy, first, alike):
+            return None
+        why = "while other layers of their stack differ"
+    pair = {"a": f"L{layers[0]}.Q", "b": f"L{layers[1]}.Q", "how": how}
+    suspect = _between(pair, why, Severity.WARNING, 0.8)
+    return Suspect(
+        **{
+            **vars(suspect),
+            "summary": f"L{layers[0]} and L{layers[1]} use the same weights, {why}.",
+            "effects": tuple(f"L{layers[1]}.{letter}" for letter in "KVO"),
+        }
+    )
+
+
+def _registered_twice(anatomy: Anatomy, attention: Attention, facts: Mapping[str, Any]) -> bool:
+    """Whether the layer's parameters go by several names: the module list holds one module several times."""
+    names = {name for group in facts.get("tied", ()) for name in group}
+    blocks = {name for name in attention.blocks.values()}
+    return any(
+        piece.parameter in names for block in anatomy.blocks if block.name in blocks for piece in block.slices
+    )
+
+
+def _whole_stack(anatomy: Anatomy, attention: Attention, alike: Mapping[tuple[int, ...], str]) -> bool:
+    """Whether every attention of the stack is equal to another: layers cloned at construction."""
+    stack = [attention.layer, *(other.layer for other in peers_of(anatomy, attention))]
+    return all(any(layer in layers for layers in alike) for layer in stack)
