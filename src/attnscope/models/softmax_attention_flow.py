@@ -41,24 +41,31 @@ class Flow:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.differences).all() and np.isfinite(self.queries).all()):
             raise CaseError("tokens and queries must be finite; found NaN or infinity")
+        self._rows = np.ascontiguousarray(self.differences.reshape(-1, self.differences.shape[-1]))
+        self._queries = np.repeat(self.queries, self.differences.shape[1], axis=0)
+
+    def rates(self, margins: Array) -> tuple[Array, float]:
+        """Each constraint's weight in -dL/dW relative to the largest, and the log of the largest.
+
+        Args:
+            margins: (x_opt - x_il)^T W z_i, flat.
+        """
+        away = -margins.reshape(self.differences.shape[:2])
+        top = np.maximum(away.max(1), 0.0)
+        total = top + np.log(np.exp(-top) + np.exp(away - top[:, None]).sum(1))
+        logs = away + (-self.score_gap * np.expm1(-total) - 2 * total)[:, None]
+        largest = float(logs.max())
+        return np.exp(logs - largest).ravel(), largest
 
     def descent(self, weights: Array) -> tuple[Array, float, float]:
         """Minus the gradient with respect to W up to a factor, the log of that factor, and the margin."""
-        margins = np.matmul(self.differences, (self.queries @ weights.T)[:, :, None])[..., 0]
-        logits = np.concatenate([np.zeros((len(margins), 1)), -margins], axis=1)
-        top = logits.max(1, keepdims=True)
-        total = top[:, 0] + np.log(np.exp(logits - top).sum(1))
-        log_others = -margins - total[:, None]
-        missed = -np.expm1(-total) if (total < 1e-3).all() else np.exp(log_others).sum(1)
-        rates = (self.score_gap * missed - total)[:, None] + log_others
-        largest = rates.max()
-        shares = np.exp(rates - largest)
-        gradient = np.einsum("il,ild->id", shares, self.differences).T @ self.queries
-        return gradient, float(largest), float(margins.min())
+        margins = ((self._rows @ weights) * self._queries).sum(1)
+        shares, largest = self.rates(margins)
+        return (self._rows * shares[:, None]).T @ self._queries, largest, float(margins.min())
 
     def margin(self, weights: Array) -> float:
         """The smallest (x_opt - x_il)^T W z_i."""
-        return float(np.einsum("ild,de,ie->il", self.differences, weights, self.queries).min())
+        return float(((self._rows @ weights) * self._queries).sum(1).min())
 
 
 @dataclass
@@ -135,7 +142,12 @@ def muon(gradients: tuple[Array, ...]) -> tuple[Array, ...]:
 
 
 def normalised_descent(
-    flow: Flow, factors: Sequence[Array], margins: Sequence[float], *, lr: float = 0.01, most_steps: int = 100_000,
+    flow: Flow,
+    factors: Sequence[Array],
+    margins: Sequence[float],
+    *,
+    lr: float = 0.01,
+    most_steps: int = 100_000,
     direction: Direction = joint,
 ) -> Trajectory:
     """Descends with steps of fixed length until the largest margin asked for is reached."""
@@ -258,8 +270,15 @@ def _margin_event(rows: Array, beta_of: Callable[[Array], Array], bound: float) 
 
 
 def _integrate(
-    flow: Flow, factors: Sequence[Array], margins: Sequence[float], slope: Callable[[float, Array], Array],
-    longest: float, method: str, rtol: float, *, in_time: bool = False,
+    flow: Flow,
+    factors: Sequence[Array],
+    margins: Sequence[float],
+    slope: Callable[[float, Array], Array],
+    longest: float,
+    method: str,
+    rtol: float,
+    *,
+    in_time: bool = False,
 ) -> Trajectory:
     start = tuple(np.asarray(part, float) for part in factors)
     wanted = sorted(margins)
