@@ -1,0 +1,103 @@
+"""The log-domain flow against autograd, against itself on other clocks, and against its conserved quantities."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnscope.errors import CaseError
+from attnscope.models.softmax_attention import SoftmaxAttention
+from attnscope.models.softmax_attention_flow import (
+    NOT_REACHED,
+    REACHED,
+    Flow,
+    arc_length,
+    dual_mass_flow,
+    merged,
+    normalised_descent,
+    time_flow,
+)
+from attnscope.studies.sheen2024implicit import start
+from attnscope.tasks.token_margin import TokenMargin, TokenMarginData
+
+
+def flow_of(data: TokenMarginData) -> Flow:
+    return Flow(data.differences, data.queries, data.score_gap)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), form=st.sampled_from(["factored", "merged", "diagonal"]), scale=st.floats(0.01, 5))
+def test_descent_is_the_gradient_of_the_model(seed: int, form: str, scale: float) -> None:
+    """The naive twin: the model's own loss, a head that gives every optimal token its score, autograd."""
+    data = TokenMargin(n_samples=3, n_tokens=4, d=14, score_gap=2.0, seed=seed).draw()
+    tokens = torch.tensor(np.concatenate([data.optimal[:, None], data.others], axis=1))
+    wanted = torch.zeros(3, 4, dtype=torch.float64)
+    wanted[:, 0] = 2.0
+    head = torch.linalg.lstsq(tokens.flatten(0, 1), wanted.flatten(), driver="gelsd").solution
+    model = SoftmaxAttention(14, form, seed=seed, scale=scale).double()
+    output = model(tokens, torch.tensor(data.queries), head)
+    (-(-output).exp().mean()).backward()
+    gradient, log_factor, _ = flow_of(data).descent(model.weights().detach().numpy())
+    # -dL/dW = gap/n exp(-gamma_nopt ...) sum r A: the factor is gap / n with gamma_opt = gap, gamma_nopt = 0,
+    # and rates were written relative to exp(-gap).
+    whole = gradient * np.exp(log_factor) * 2.0 * np.exp(-2.0) / 3
+    if form == "merged":
+        assert np.allclose(model.key.grad.numpy(), whole, rtol=1e-8, atol=1e-14)
+    elif form == "factored":
+        assert np.allclose(model.key.grad.numpy(), whole @ model.query.detach().numpy(), rtol=1e-8, atol=1e-14)
+        assert np.allclose(model.query.grad.numpy(), whole.T @ model.key.detach().numpy(), rtol=1e-8, atol=1e-14)
+    else:
+        assert np.allclose(model.key.grad.numpy(), np.diag(whole) * model.query.detach().numpy(), rtol=1e-8, atol=1e-14)
+
+
+def test_clocks_agree_where_they_overlap() -> None:
+    flow = flow_of(TokenMargin(seed=3).draw())
+    factors = start(3, 10)
+    by_length = arc_length(flow, factors, [10.0, 50.0])
+    by_time = time_flow(flow, factors, [10.0, 50.0])
+    by_steps = normalised_descent(flow, factors, [10.0, 50.0], lr=0.001)
+    assert by_length.status == by_time.status == by_steps.status == REACHED
+    for a, b, c in zip(by_length.weights, by_time.weights, by_steps.weights, strict=True):
+        assert np.linalg.norm(a - b) / np.linalg.norm(a) < 1e-5
+        assert np.linalg.norm(a - c) / np.linalg.norm(a) < 1e-2
+    assert by_length.drift < 1e-8
+    assert by_time.drift < 1e-8
+
+
+def test_dual_mass_clock_agrees_with_arc_length_on_the_diagonal() -> None:
+    flow = flow_of(TokenMargin(d=12, score_gap=12.0, seed=1).draw())
+    by_mass = dual_mass_flow(flow, 0.5, [10.0, 40.0])
+    by_length = arc_length(flow, (np.full(12, np.sqrt(2) * 0.5), np.zeros(12)), [10.0, 40.0])
+    for a, b in zip(by_mass.weights, by_length.weights, strict=True):
+        assert np.linalg.norm(a - b) / np.linalg.norm(b) < 1e-4
+
+
+def test_nothing_underflows_at_any_margin() -> None:
+    flow = flow_of(TokenMargin(seed=0).draw())
+    weights = normalised_descent(flow, start(0, 10), [30.0]).weights[0]
+    for factor in (1e3, 1e6, 1e9):
+        gradient, log_factor, margin = flow.descent(weights * factor)
+        assert np.isfinite(gradient).all()
+        assert np.linalg.norm(gradient) > 0.1
+        assert log_factor == pytest.approx(-margin, rel=1e-6)
+
+
+def test_margin_not_reached_is_a_status() -> None:
+    flow = flow_of(TokenMargin(seed=0).draw())
+    found = normalised_descent(flow, start(0, 10), [1e9], most_steps=50)
+    assert found.status == NOT_REACHED
+    assert found.weights == []
+    assert merged(found.factors).shape == (10, 10)
+
+
+def test_bad_input_is_refused() -> None:
+    data = TokenMargin().draw()
+    with pytest.raises(CaseError, match="NaN"):
+        Flow(data.differences * np.nan, data.queries, 1.0)
+    with pytest.raises(CaseError, match="d_e must be at least 1"):
+        SoftmaxAttention(4, d_e=0)
+    with pytest.raises(CaseError, match="factored, merged, diagonal"):
+        SoftmaxAttention(4, "other")
+    with pytest.raises(CaseError, match="odd number of tokens"):
+        TokenMargin(kind="aligned", n_tokens=4).draw()
