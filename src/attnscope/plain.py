@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from typing import Any
+from unicodedata import category
 
 
 def plain(value: Any) -> Any:
@@ -34,7 +35,10 @@ def maybe_float(value: Any) -> float | None:
 
 def printable(text: str) -> str:
     """Text in which terminal escapes, line breaks and direction marks are written out and do nothing."""
-    return "".join(
-        char if char.isprintable() else f"\\u{ord(char):04x}" if ord(char) > 0xFF else f"\\x{ord(char):02x}"
-        for char in text
-    )
+    return "".join(map(_written_out, text))
+
+
+def _written_out(char: str) -> str:
+    if char.isprintable() or category(char) == "Zs":
+        return char
+    return f"\\u{ord(char):04x}" if ord(char) > 0xFF else f"\\x{ord(char):02x}"
