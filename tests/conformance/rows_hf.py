@@ -158,7 +158,7 @@ def gpt_neo(sdpa: bool) -> list[Truth]:
     }
     for i in range(2):
         at = f"transformer.h.{i}.attn.attention"
-        window = Mask("where", MIN32, causal=i == 0, allowed_share=CAUSAL if i == 0 else 22 / 49)
+        window = Mask("where", MIN32, causal=True, allowed_share=CAUSAL if i == 0 else 22 / 49)
         maps = linear({"query": f"{at}.q_proj", "key": f"{at}.k_proj", "value": f"{at}.v_proj"}, ("weight",))
         out = linear({"output": f"{at}.out_proj"})
         maps["heads"].update(out["heads"])
@@ -286,10 +286,10 @@ def _row(name: str, sdpa: bool, train: bool) -> Row:
 
 
 def _left_padded(name: str, sdpa: bool, truths: Callable[..., list[Truth]]) -> Row:
-    """A causal mask and left padding in one tensor: causal, but it forbids more than the future."""
+    """A causal mask and left padding in one tensor: still causal."""
     allowed = (LEFT_PADDED[:, None, :].bool() & torch.ones(7, 7, dtype=torch.bool).tril()).float().mean()
     how = "sdpa_bool" if sdpa else "add"
-    masks = {sdpa: (Mask(how, causal=False, allowed_share=float(allowed)),)}
+    masks = {sdpa: (Mask(how, causal=True, allowed_share=float(allowed)),)}
 
     def make() -> tuple[nn.Module, Any]:
         made = MODELS[name][0](sdpa)

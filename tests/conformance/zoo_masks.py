@@ -98,7 +98,7 @@ class HandSoftmax(Masked):
         q, k, v = self.parts(x)
         scores = q @ k.transpose(-2, -1) * self.d_head**-0.5  # <- scores scale
         scores = scores.masked_fill(~mask[:, None, None, :], -1e9)  # <- mask
-        weights = torch.exp(scores - scores.amax(dim=-1, keepdim=True))
+        weights = torch.exp(scores - scores.amax(dim=-1, keepdim=True))  # <- softmax
         pattern = weights / weights.sum(dim=-1, keepdim=True)  # <- softmax
         seen(keep, scores, pattern)
         return self.w_o(self.merge(pattern @ v))  # <- value
