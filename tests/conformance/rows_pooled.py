@@ -101,7 +101,7 @@ ADDITIVE = [
                 "batch_size": 3,
                 "marks": (*POOLED, "mask"),
                 "scoring": tuple(P(f"{name}.{what}") for name in "VUw" for what in ("weight", "bias")),
-                "masks": (Mask("masked_fill", INF, causal=False, allowed_share=SHARE),),
+                "masks": (Mask("masked_fill", INF, allowed_share=SHARE),),
             }
         ),
         batch=lambda: {"x": torch.randn(3, 7, 18), "mask": REAL},

@@ -90,7 +90,8 @@ MULTIHEAD = (
             f"MultiheadAttention {'weights' if weights else 'fused'}{'' if first else ' sequence first'}"
             f"{' train' if train else ' eval'}",
             lambda first=first: nn.MultiheadAttention(32, 4, dropout=0.2, batch_first=first),
-            attention(
+            attention(  # a bare module does not say which axis is the batch: either layout is fair
+                head_layout="ok" if first else ("ok", "examples mixed"),
                 form="dot-product" if weights and train else "fused" if train else EITHER,
                 dropout=(("pattern", 0.2),),
             ),
