@@ -1,0 +1,150 @@
+"""One head's factor of a product (W_Q, W_K, W_V or W_O) with its gradient, as matrices [head width, inputs]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnscope.anatomy.blocks import Attention
+from attnscope.lenses._low_rank import effective_weights, zeros_where_unreached
+from attnscope.lenses._parameters import named, part
+from attnscope.probe import Probe
+
+THRESHOLDS = {"float64": 1e-12, "float32": 1e-4, "bfloat16": 5e-2, "float16": 5e-3}
+"""What rounding leaves of the identities' relative residual, per precision of the parameters.
+
+Measured on healthy models: 1e-15 in float64, 5e-7 in float32, 4e-3 in bfloat16; the bounds leave a factor of
+ten or more.
+"""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One head's weights (bias and other additions as further columns) and their gradient, in float64."""
+
+    weight: Tensor
+    gradient: Tensor
+
+    @property
+    def size(self) -> float:
+        """The product of the norms: what the entries of weight @ gradient^T are rounded against."""
+        return float(self.weight.norm() * self.gradient.norm())
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Weights and gradients by parameter name, of a model and a batch; low-rank adapters are added in."""
+
+    weights: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+    unreached: frozenset[str]
+
+    @classmethod
+    def of(cls, probe: Probe) -> Factors:
+        """Of the probe's first batch, from one backward pass in eval mode."""
+        weights = effective_weights(probe.model, probe.gradients)
+        gradients = zeros_where_unreached(weights, probe.gradients)
+        unreached = frozenset(name for name in weights if probe.gradients.get(name) is None)
+        return cls(weights, gradients, unreached)
+
+    def head(self, attention: Attention, role: str, head: int) -> Factor | None:
+        """One head's factor; None where the trace found none or no gradient path reaches any of it."""
+        heads = attention.head_slices.get(role, ())
+        if head >= len(heads) or not heads[head]:
+            return None
+        width = attention.d_value if role in ("value", "output") else attention.d_head
+        columns: list[tuple[Tensor, Tensor]] = []
+        for piece in heads[head]:
+            weight, gradient = part(self.weights, piece).double(), part(self.gradients, piece).double()
+            if role == "output" and columns and weight.numel() == max(weight.shape):
+                continue  # the output's bias is added after the product
+            pair = _as_matrix(weight, gradient, piece.dim, width, role, bool(columns))
+            if pair is not None:
+                columns.append(pair)
+        if not columns:
+            return None
+        rows = columns[0][0].shape[0]
+        fitting = [pair for pair in columns if pair[0].shape[0] == rows]
+        return Factor(torch.cat([pair[0] for pair in fitting], 1), torch.cat([pair[1] for pair in fitting], 1))
+
+    def reached(self, attention: Attention, *roles: str) -> bool:
+        """Whether a gradient path leads to any of these roles' parameters."""
+        names = {piece.parameter for role in roles for head in attention.head_slices.get(role, ()) for piece in head}
+        return bool(names - self.unreached)
+
+
+def _as_matrix(
+    weight: Tensor, gradient: Tensor, dim: int | None, width: int | None, role: str, after_matrix: bool
+) -> tuple[Tensor, Tensor] | None:
+    """Both as [head width, inputs]; a vector of the head's width is one more column."""
+    if weight.numel() == max(weight.shape, default=1):
+        if width is not None and weight.numel() != width:
+            return None
+        return (weight.reshape(-1, 1), gradient.reshape(-1, 1)) if after_matrix else None
+    if after_matrix:  # a second matrix is an adapter's factor: it is in the effective weight already
+        return None
+    axis = _width_axis(weight, dim, width, role)
+    if axis is None:
+        return None
+    return weight.movedim(axis, 0).flatten(1), gradient.movedim(axis, 0).flatten(1)
+
+
+def _width_axis(weight: Tensor, dim: int | None, width: int | None, role: str) -> int | None:
+    """The axis over the head's width: the one that is cut, unless the cut is one head of several axes."""
+    if dim is not None and (width is None or weight.shape[dim] == width):
+        return dim
+    fitting = [axis for axis, size in enumerate(weight.shape) if size == width and axis != dim]
+    if not fitting:
+        return None
+    if weight.ndim == 2 and dim is None and len(fitting) == 2:
+        return 1 if role == "output" else 0  # as a linear layer has it
+    return fitting[0] if role == "output" else fitting[-1]  # [head, width, model] or [model, head, width]
+
+
+def residual(left: Tensor, right: Tensor, size: float, precision: str) -> float:
+    """How far two products are apart, relative to their mean norm.
+
+    Args:
+        left: one side.
+        right: the other side.
+        size: the largest product of norms behind either side; sides that are zero beside it say nothing.
+        precision: of the parameters.
+
+    Returns:
+        0 when both sides vanish exactly; NaN when they are too small beside `size` for rounding to leave
+        anything of them.
+    """
+    apart, mean = float((left - right).norm()), float(left.norm() + right.norm()) / 2
+    if not (apart == apart and mean == mean) or mean == float("inf"):
+        return float("nan")
+    if mean == 0.0:
+        return 0.0
+    # Entries of W dW^T are sums that may cancel: their rounding is that of |W| |dW|, not of the sums.
+    rounding = 64 * float(torch.finfo(getattr(torch, precision)).eps) * size
+    if apart / mean > THRESHOLDS[precision] and apart < rounding:
+        return float("nan")
+    return apart / mean
+
+
+def precision_of(probe: Probe) -> str:
+    """The coarsest floating type among the parameters."""
+    kinds = {str(value.dtype).removeprefix("torch.") for value in named(probe.model).values()}
+    return next((kind for kind in ("bfloat16", "float16", "float32", "float64") if kind in kinds), "float32")
+
+
+def worst(row: list[float]) -> float:
+    """The largest number of a row; NaNs say nothing."""
+    return max((value for value in row if value == value), default=0.0)
+
+
+def head_groups(attention: Attention) -> list[list[list[int]]]:
+    """For every key head its query heads: neighbours share (Llama), or those of equal remainder."""
+    n_key = max(attention.n_key_heads, 1)
+    size = max(attention.n_heads // n_key, 1)
+    neighbours = [list(range(head * size, (head + 1) * size)) for head in range(n_key)]
+    if size == 1:
+        return [neighbours]
+    return [neighbours, [list(range(head, attention.n_heads, n_key)) for head in range(n_key)]]

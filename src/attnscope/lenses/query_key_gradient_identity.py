@@ -1,0 +1,181 @@
+"""Whether queries and keys receive gradients that belong together, head by head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnscope.anatomy.blocks import Attention
+from attnscope.anatomy.observe import AttentionTensors
+from attnscope.lenses import Lens
+from attnscope.lenses._factors import (
+    THRESHOLDS,
+    Factors,
+    head_groups,
+    precision_of,
+    residual,
+    worst,
+)
+from attnscope.probe import Probe
+from attnscope.readings import Reading
+
+
+@dataclass(frozen=True)
+class QueryKeyGradientIdentity(Lens):
+    """Whether a head's queries and keys receive gradients that belong together: an exact identity.
+
+    **Measures**: ||A - B|| / mean(||A||, ||B||) per key head, with A = W_Q (dL/dW_Q)^T summed over the query
+    heads that share the key head, and B = dL/dW_K W_K^T, biases as a further column of W. Scores depend on
+    W_Q and W_K through their product alone, so A = B for every loss, batch, mask and kernel. With rotary
+    positions the trace and the antisymmetric part of every rotary plane are compared instead.
+
+    **Reading it**: rounding (`tolerance` in the facts; 5e-7 in float32). 0.667: one side's gradient is
+    halved. 0.75: half of the keys are detached. 1.42: a gradient lands in another head. 2.0: one side gets
+    none. NaN: nothing can be said of this head; `skipped` in the facts says why (queries or keys are
+    normalised after their projection, say).
+
+    **Shapes**: (layer, head); heads are key heads.
+
+    **Cost**: one gradient in eval mode.
+
+    **Reference**: derived here from the bilinear form of the scores; the conserved quantity it belongs to is in
+    Sheen et al., 2024, arXiv:2403.08699.
+    """
+
+    unit: ClassVar[str] = "1"
+    dims: ClassVar[tuple[str, ...]] = ("layer", "head")
+    needs: ClassVar[tuple[str, ...]] = ("pattern", "gradient")
+
+    def measure(self, probe: Probe) -> Reading:
+        """Compares both sides per head."""
+        precision = precision_of(probe)
+        factors = Factors.of(probe)
+        attentions = probe.anatomy.attentions
+        values = np.full((len(attentions), max((a.n_key_heads for a in attentions), default=0)), np.nan)
+        skipped: dict[str, str] = {}
+        forms: dict[str, str] = {}
+        for index, attention in enumerate(attentions):
+            why = _why_not(probe, factors, index)
+            if why:
+                skipped[attention.name] = why
+                continue
+            row, forms[attention.name] = _layer(attention, factors, precision)
+            values[index, : len(row)] = row
+        if len(skipped) == len(attentions):
+            return self.not_applicable("; ".join(f"{layer}: {why}" for layer, why in skipped.items())[:500])
+        reading = self.reading(
+            values,
+            coords={
+                "layer": tuple(attention.layer for attention in attentions),
+                "head": tuple(range(values.shape[1])),
+            },
+            step=probe.step,
+            facts={
+                "tolerance": THRESHOLDS[precision],
+                "precision": precision,
+                "skipped": skipped,
+                "form": forms,
+                "violated": [[attentions[i].layer, int(j)] for i, j in np.argwhere(values > THRESHOLDS[precision])],
+            },
+        )
+        if np.isnan(values).all():
+            return self.not_applicable("every head's gradient is too small beside its rounding")
+        return reading
+
+
+def _why_not(probe: Probe, factors: Factors, index: int) -> str:
+    """Empty when the identity holds for this attention, else why not."""
+    attention = probe.anatomy.attentions[index]
+    if not attention.head_slices.get("query") or not attention.head_slices.get("key"):
+        return "queries or keys have no projection of their own"
+    if factors.head(attention, "query", 0) is None or factors.head(attention, "key", 0) is None:
+        return "the parts of the projections could not be read as matrices"
+    if not factors.reached(attention, "query", "key"):
+        return "no gradient reaches queries or keys"
+    observed = probe.observation.attentions[index]
+    return "" if _is_projected(attention, factors, observed) else "queries are normalised after their projection"
+
+
+def _is_projected(attention: Attention, factors: Factors, observed: AttentionTensors) -> bool:
+    """Whether queries are what their projection made of the input, up to a factor and a rotation."""
+    if observed.hidden is None or observed.query is None or observed.hidden.ndim != 3:
+        return True
+    for head in range(min(attention.n_heads, observed.query.shape[1])):
+        factor = factors.head(attention, "query", head)
+        if factor is None:
+            continue
+        hidden = observed.hidden.detach().double().cpu()
+        extra = factor.weight.shape[1] - hidden.shape[-1]
+        if extra not in (0, 1):
+            return True  # the input is not what this weight multiplies; the identity is tried all the same
+        hidden = torch.cat([hidden, hidden.new_ones(*hidden.shape[:2], extra)], -1)
+        made, seen = (hidden @ factor.weight.T).norm(dim=-1), observed.query[:, head].double().cpu().norm(dim=-1)
+        if made.shape != seen.shape:
+            return True
+        parallel = float((made * seen).sum() / (made.norm() * seen.norm()).clamp(min=1e-300))
+        if parallel < 1 - (1e-3 if observed.query.element_size() < 4 else 1e-5):
+            return False
+    return True
+
+
+def _layer(attention: Attention, factors: Factors, precision: str) -> tuple[list[float], str]:
+    """The residual of every key head, and the form of the identity that was used."""
+    rotary = "rotary" in attention.positions
+    forms = [_planes(half=True), _planes(half=False), _trace] if rotary else [_whole]
+    names = ["rotary planes (i, i + d/2)", "rotary planes (2i, 2i + 1)", "trace"] if rotary else ["matrix"]
+    best: tuple[list[float], str] | None = None
+    for grouping in head_groups(attention):
+        for form, name in zip(forms, names, strict=True):
+            row = [_head(attention, factors, head, group, form, precision) for head, group in enumerate(grouping)]
+            if best is None or worst(row) < worst(best[0]):
+                best = row, name
+            if worst(row) <= THRESHOLDS[precision]:
+                return row, name
+    return best if best is not None else ([], "")
+
+
+def _head(
+    attention: Attention,
+    factors: Factors,
+    head: int,
+    group: list[int],
+    form: Callable[[Tensor], Tensor],
+    precision: str,
+) -> float:
+    key = factors.head(attention, "key", head)
+    queries = [factors.head(attention, "query", query) for query in group]
+    if key is None or any(query is None for query in queries):
+        return float("nan")
+    left = sum((form(query.weight @ query.gradient.T) for query in queries if query is not None), torch.zeros(()))
+    right = form(key.gradient @ key.weight.T)
+    if left.shape != right.shape:
+        return float("nan")
+    size = max(key.size, *(query.size for query in queries if query is not None))
+    return residual(left, right, size, precision)
+
+
+def _whole(product: Tensor) -> Tensor:
+    return product
+
+
+def _trace(product: Tensor) -> Tensor:
+    return product.diagonal().sum().reshape(1)
+
+
+def _planes(*, half: bool) -> Callable[[Tensor], Tensor]:
+    """Trace and antisymmetric part of every rotary plane: what commutes with the rotations."""
+
+    def form(product: Tensor) -> Tensor:
+        width = product.shape[0] // 2
+        index = torch.arange(width)
+        first, second = (index, index + width) if half else (2 * index, 2 * index + 1)
+        trace = product[first, first] + product[second, second]
+        turn = product[first, second] - product[second, first]
+        return torch.cat([trace, turn])
+
+    return form
