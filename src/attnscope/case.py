@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from attnscope.calling import default_forward
 from attnscope.errors import CaseError
+
+__all__ = ["Batch", "Case", "Expectations", "Forward", "Loss", "default_forward", "default_loss"]
 
 Batch = Any
 Forward = Callable[[nn.Module, Batch], Any]
@@ -242,20 +245,6 @@ def checked_loss(value: Any) -> Tensor:
     if not value.is_floating_point():
         raise CaseError(f"the loss must be a real number, found {value.dtype}; it has no gradient")
     return value.reshape(())
-
-
-def default_forward(model: nn.Module, batch: Batch) -> Any:
-    """Runs the model: a mapping as keywords, the first element of an (inputs, targets) pair, or the batch."""
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    if isinstance(batch, list | tuple) and len(batch) == 2:
-        inputs = batch[0]
-        if isinstance(inputs, Mapping):
-            return model(**inputs)
-        if isinstance(inputs, list | tuple):
-            return model(*inputs)
-        return model(inputs)
-    return model(batch)
 
 
 def default_loss(output: Any, batch: Batch) -> Tensor:

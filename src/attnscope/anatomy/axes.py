@@ -1,0 +1,266 @@
+"""Which axis of a score matrix is the example, the head, the query and the key, in the model's own layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from attnscope.anatomy.contraction import Contraction
+from attnscope.anatomy.examples import ExampleAxes
+from attnscope.anatomy.find import Found
+from attnscope.anatomy.layout import Layouts
+from attnscope.anatomy.paths import Path, path_back
+from attnscope.anatomy.projections import Projection, projection_of
+from attnscope.anatomy.record import Value
+from attnscope.anatomy.rows import Provenance
+
+
+@dataclass(eq=False)
+class Side:
+    """The query's, key's or value's way into its product.
+
+    Attributes:
+        operand: what enters the product.
+        path: from the operand back to its origin.
+        projection: the parameter product at the origin, if any.
+        index: for every element of the operand, the flat index of its origin's element.
+    """
+
+    operand: Value
+    path: Path
+    projection: Projection | None
+    index: Tensor | None
+
+    def features(self, elements: Tensor) -> Tensor | None:
+        """A number for the feature of each of some elements of the operand: equal features, equal numbers."""
+        if self.index is None:
+            return None
+        origin = self.path.origin
+        places = self.index.reshape(-1)[elements]
+        if self.projection is not None and self.projection.weight is not None:
+            codes = self.projection.weight.index.expand(origin.shape)
+            return codes[torch.unravel_index(places.clamp(min=0), origin.shape)]
+        return places.clamp(min=0) % origin.shape[-1] if origin.tensor.dim() else None
+
+    def rows(self, elements: Tensor, provenance: Provenance) -> Tensor | None:
+        """The batch row of each of some elements of the operand, or None when it cannot be followed."""
+        known = provenance.rows(self.path.origin)
+        if known is None or self.index is None:
+            return None
+        places = self.index.reshape(-1)[elements].clamp(min=0)
+        return known.index.expand(self.path.origin.shape)[torch.unravel_index(places, self.path.origin.shape)]
+
+
+def side_of(operand: Value, layouts: Layouts, *, through_nonlinear: bool = True) -> Side:
+    """The way of an operand, followed back."""
+    path = path_back(operand, through_nonlinear=through_nonlinear)
+    return Side(operand, path, projection_of(path, layouts), layouts.replay(operand, path.origin))
+
+
+@dataclass(eq=False)
+class ScoreAxes:
+    """The canonical layout [batch, head, query, key] of one attention's scores.
+
+    Attributes:
+        raw: the value whose elements are numbered: the product's output.
+        index: [batch, head, query, key] -> flat index in `raw`.
+        product: the score product; None for additive scores.
+        query_side: which factor of it the queries are.
+        query_rows, key_rows: [batch, head, query, width] and [batch, head, key, width] -> flat index in the
+            query's (key's) operand; None for additive scores.
+        mixed: see `Attention.head_layout`.
+    """
+
+    raw: Value
+    index: Tensor
+    product: Contraction | None = None
+    query_side: str = "a"
+    n_key_heads: int = 1
+    mixed: str = "ok"
+    query_rows: Tensor | None = None
+    key_rows: Tensor | None = None
+    remembered: dict[int, Tensor | None] = field(default_factory=dict)
+
+    @cached_property
+    def place(self) -> Tensor:
+        """Flat index in `raw` -> flat canonical index."""
+        place = torch.full((self.raw.numel,), -1)
+        place[self.index.reshape(-1)] = torch.arange(self.index.numel())
+        return place
+
+    def gather(self, value: Value, layouts: Layouts) -> Tensor | None:
+        """[batch, head, query, key] -> flat index in a value that rearranges the scores, or None."""
+        number = layouts.identical(value, self.raw)
+        if number is None:
+            return None
+        if number not in self.remembered:
+            self.remembered[number] = self._gather(layouts.replay(value, self.raw))
+        return self.remembered[number]
+
+    def _gather(self, index: Tensor | None) -> Tensor | None:
+        if index is None:
+            return None
+        inverse = torch.full((self.raw.numel,), -1)
+        flat = index.reshape(-1)
+        known = flat >= 0
+        inverse[flat[known]] = torch.arange(len(flat))[known]
+        found = inverse[self.index]
+        return None if bool((found < 0).any()) else found
+
+    def canonical(self, value: Value, layouts: Layouts) -> Tensor | None:
+        """A value that rearranges the scores, in canonical layout."""
+        index = self.gather(value, layouts)
+        return None if index is None else value.tensor.reshape(-1)[index]
+
+
+def _plain(contraction: Contraction) -> bool:
+    return contraction.form != "product" and contraction.a.tensor.dim() > 1 and contraction.b.tensor.dim() > 1
+
+
+def key_places(found: Found, layouts: Layouts) -> Tensor | None:
+    """Flat indices in the raw scores of the elements that one weighted sum runs over."""
+    assert found.raw is not None and found.value_product is not None and found.pattern is not None
+    index = layouts.replay(found.pattern, found.raw)
+    if index is None:
+        return None
+    return index.reshape(-1)[found.value_product.along(found.pattern_side)]
+
+
+def score_axes(
+    raw: Value, product: Contraction | None, places: Tensor | None, sides: dict[str, Side], *,
+    additive: bool,
+) -> tuple[ScoreAxes, dict[str, Side]]:
+    """Finds the axes of an attention that has raw scores.
+
+    Args:
+        raw: the raw scores.
+        product: the contraction that made them; None when the scores are not a product.
+        places: elements of the raw scores that one weighted sum runs over (see `key_places`).
+        sides: `a` and `b` of the product (empty when there is none).
+        additive: the other axes beside keys are heads, not queries.
+
+    Returns:
+        the axes, and the sides as `query` and `key`.
+    """
+    rank = len(raw.shape)
+    key_axes = [rank - 1]
+    if places is not None and len(places) > 1:
+        coordinates = torch.unravel_index(places.clamp(min=0), raw.shape)
+        varying = [axis for axis, values in enumerate(coordinates) if bool((values != values[0]).any())]
+        key_axes = varying or key_axes
+    if product is None:
+        query_axes = [axis for axis in range(rank) if axis == rank - 1 and axis not in key_axes]
+        return _arranged(raw, query_axes, key_axes, heads_in_rows=True), {}
+    query_side = "a"
+    if _plain(product):
+        last = {rank - 2: "a", rank - 1: "b"}
+        key_axis = next((axis for axis in key_axes if axis in last), rank - 1)
+        key_axes, query_axes = [key_axis], [2 * rank - 3 - key_axis]
+        query_side = last[query_axes[0]]
+    else:
+        rows = {side: product.rows(side) for side in ("a", "b")}
+        varies = {
+            side: {axis for axis in range(rank) if rows[side].stride(axis) and raw.shape[axis] > 1} for side in rows
+        }
+        query_side = "b" if set(key_axes) & (varies["a"] - varies["b"]) else "a"
+        key_side = "b" if query_side == "a" else "a"
+        query_axes = sorted(varies[query_side] - varies[key_side] - set(key_axes))
+    key_side = "b" if query_side == "a" else "a"
+    axes = _arranged(raw, query_axes, key_axes, heads_in_rows=additive)
+    axes.product, axes.query_side = product, query_side
+    named = {"query": sides[query_side], "key": sides[key_side]}
+    if not additive:
+        _split_heads(axes, product, named, query_axes, key_axes)
+    return axes, named
+
+
+def _arranged(raw: Value, query_axes: list[int], key_axes: list[int], *, heads_in_rows: bool) -> ScoreAxes:
+    """[batch, 1, query, key] (or [batch, head, 1, key]) by structure alone."""
+    batch_axes = [axis for axis in range(len(raw.shape)) if axis not in query_axes and axis not in key_axes]
+    index = torch.arange(raw.numel).reshape(raw.shape).permute(*batch_axes, *query_axes, *key_axes)
+    n_query = int(torch.tensor([raw.shape[axis] for axis in query_axes]).prod()) if query_axes else 1
+    n_key = int(torch.tensor([raw.shape[axis] for axis in key_axes]).prod())
+    index = index.reshape(-1, n_query, n_key)
+    return ScoreAxes(raw, index.unsqueeze(2) if heads_in_rows else index.unsqueeze(1))
+
+
+def _split_heads(
+    axes: ScoreAxes, product: Contraction, named: dict[str, Side], query_axes: list[int], key_axes: list[int]
+) -> None:
+    """Tells heads from examples by the features that each row of a factor holds."""
+    rank = len(axes.raw.shape)
+    batch_axes = [axis for axis in range(rank) if axis not in query_axes and axis not in key_axes]
+    n_all, _, n_query, n_key = axes.index.shape
+    key_side = "b" if axes.query_side == "a" else "a"
+    order = (*batch_axes, *query_axes, *key_axes)
+    queries = product.cube(axes.query_side).permute(*order, rank)
+    for _ in key_axes:
+        queries = queries.select(-2, 0)
+    keys = product.cube(key_side).permute(*order, rank)
+    for _ in query_axes:
+        keys = keys.select(len(batch_axes), 0)
+    queries, keys = queries.reshape(n_all, n_query, -1), keys.reshape(n_all, n_key, -1)
+    query_codes, key_codes = named["query"].features(queries[..., 0]), named["key"].features(keys[..., 0])
+    index = axes.index[:, 0]
+    rows = torch.arange(n_query).unsqueeze(0)
+    if query_codes is not None and key_codes is not None:
+        query_varies = n_query > 1 and bool((query_codes != query_codes[:, :1]).any())
+        key_varies = n_key > 1 and bool((key_codes != key_codes[:, :1]).any())
+        if query_varies and key_varies:
+            axes.mixed = "positions mixed"
+        elif query_varies:  # one key head and several query heads in the rows of one product
+            unique, where = torch.unique(query_codes[0], return_inverse=True)
+            if n_query % len(unique) == 0:
+                rows = torch.stack([(where == head).nonzero()[:, 0] for head in range(len(unique))])
+    heads_in_rows = len(rows)
+    codes = query_codes[:, 0] if query_codes is not None else None
+    if codes is not None and len(torch.unique(codes)) == 1 and key_codes is not None:
+        codes = key_codes[:, 0]
+    by_head = _by_head(n_all, codes, axes.raw.shape, batch_axes)  # [head, batch]
+    n_index = by_head.T.unsqueeze(-1).expand(-1, -1, heads_in_rows).reshape(by_head.shape[1], -1)  # [batch, head]
+    r_index = rows.repeat(len(by_head), 1)  # [head, query]
+    axes.index = index[n_index.unsqueeze(-1), r_index.unsqueeze(0)]
+    axes.query_rows = queries[n_index.unsqueeze(-1), r_index.unsqueeze(0)]
+    axes.key_rows = keys[n_index]
+    first = named["key"].features(axes.key_rows[0, :, 0, 0])
+    axes.n_key_heads = len(torch.unique(first)) if first is not None else axes.index.shape[1]
+
+
+def _by_head(n_all: int, codes: Tensor | None, shape: tuple[int, ...], batch_axes: list[int]) -> Tensor:
+    """[head, batch] -> number of the score matrix."""
+    everything = torch.arange(n_all)
+    if codes is None:
+        if len(batch_axes) == 2:
+            return everything.reshape(shape[batch_axes[0]], shape[batch_axes[1]]).T
+        return everything.unsqueeze(0)
+    order: dict[int, list[int]] = {}
+    for number, code in enumerate(codes.tolist()):
+        order.setdefault(code, []).append(number)
+    groups = [order[code] for code in sorted(order)]
+    if len({len(group) for group in groups}) != 1:
+        return everything.unsqueeze(0)
+    return torch.tensor(groups)
+
+
+def examples_mixed(
+    axes: ScoreAxes, named: Mapping[str, Side | None], provenance: Provenance, examples: ExampleAxes
+) -> bool:
+    """Whether one score matrix pairs rows of different examples."""
+    for name, elements in (("query", axes.query_rows), ("key", axes.key_rows)):
+        side = named[name]
+        if side is None:
+            continue
+        known = provenance.rows(side.path.origin)
+        found = side.rows(elements[..., 0], provenance) if elements is not None else None
+        if found is None or known is None:
+            continue
+        example = examples.example(known.root, found)
+        if example is None:
+            continue
+        if bool(((example != example.amax(-1, keepdim=True)) & (example >= 0)).any()):
+            return True
+    return False

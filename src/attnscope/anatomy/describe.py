@@ -1,0 +1,186 @@
+"""From an attention taken apart to its plain-data description."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from attnscope.anatomy.axes import Side
+from attnscope.anatomy.blocks import Attention, Form, ParameterSlice, Role, SoftmaxStep, Step
+from attnscope.anatomy.dissect import Dissected, Dissection
+from attnscope.anatomy.positions import positions_of
+from attnscope.anatomy.projections import slice_of
+from attnscope.anatomy.partition import Heads, RoleParts
+from attnscope.anatomy.record import Operation, Value
+from attnscope.anatomy.surroundings import NormModules, Surroundings
+from attnscope.anatomy.vocabulary import SOFTMAX
+
+
+def step_of(operation: Operation | None) -> Step | None:
+    """An operation as plain data."""
+    return None if operation is None else Step(operation.name, operation.source, operation.index)
+
+
+def describe(
+    dissected: Dissected, layer: int, dissection: Dissection, around: Surroundings, model: nn.Module,
+    norms: NormModules,
+) -> tuple[Attention, RoleParts]:
+    """One attention as plain data, and the parameter slices of its roles."""
+    found, (n_batch, n_heads, n_query, n_key) = dissected.found, dissected.shape
+    parts = RoleParts(_roles(dissected, around), _beside(dissected, around))
+    unresolved = list(dissected.unresolved)
+    positions, sides = positions_of(dissected, dissection)
+    width = dissected.axes.query_rows.shape[-1] if dissected.axes.query_rows is not None else None
+    dot = dissected.form in (Form.DOT_PRODUCT, Form.FUSED)
+    if not dot:
+        width = None
+    masks = tuple(mask.step for mask in dissected.masks)
+    first = found.first
+    attention = Attention(
+        layer=layer, module=first.module, module_class=type(model.get_submodule(first.module)).__name__,
+        form=dissected.form, kind=dissected.kind, n_heads=n_heads,
+        n_key_heads=dissected.axes.n_key_heads if dot else n_heads, d_head=width,
+        d_value=dissected.weighing.value_rows.shape[-1] if dissected.weighing else None,
+        scale=dissected.scale if dot else None, expected_scale=1 / math.sqrt(width) if width else None,
+        scale_step=step_of(dissected.factors[0].operation) if dissected.factors else None,
+        score_step=step_of(first), value_step=step_of(found.fused or found.value_product.operation),  # type: ignore[union-attr]
+        mask=masks, softmax=_softmax(dissected, dissection), dropout=tuple(around.dropout), positions=positions,
+        rotary_sides=sides, residual=around.residual is not None, residual_step=step_of(around.residual),
+        norm_place=around.norm_place, causal_source=_causal(dissected),
+        head_layout=dissected.axes.mixed if dissected.axes.mixed != "ok" else around.merged,
+        n_queries=n_query, n_keys=n_key, batch_size=n_batch,
+    )
+    if dot:
+        attention = replace(attention, scale_note=_scale_note(attention, dissected))
+        if dissected.scale is None:
+            unresolved.append("the scale is learned or varies by head")
+    return replace(attention, unresolved=tuple(unresolved)), parts
+
+
+def _beside(dissected: Dissected, around: Surroundings) -> dict[Role, list[ParameterSlice]]:
+    """Whole parameters that belong to a role and to no single head: adapters, output biases."""
+    found: dict[Role, list[ParameterSlice]] = {}
+    sides = ((Role.QUERY, dissected.query), (Role.KEY, dissected.key), (Role.VALUE, dissected.value))
+    for role, side in sides:
+        if side is not None and side.projection is not None:
+            found[role] = [whole(item) for item in side.projection.adapters]
+    if around.output is not None:
+        biases = [item.parameter for item in around.output.biases]
+        found[Role.OUTPUT] = [whole(item) for item in (*biases, *around.output.adapters)]
+    return found
+
+
+def whole(parameter: Value) -> ParameterSlice:
+    """All of a parameter."""
+    return ParameterSlice(parameter.name, parameter.shape)
+
+
+def _roles(dissected: Dissected, around: Surroundings) -> dict[Role, Heads]:
+    """Parameter slices by role and head."""
+    axes, weighing = dissected.axes, dissected.weighing
+    found: dict[Role, Heads] = {}
+    if axes.query_rows is not None and axes.key_rows is not None and dissected.query and dissected.key:
+        _put(found, Role.QUERY, dissected.query, axes.query_rows)
+        _put(found, Role.KEY, dissected.key, axes.key_rows)
+    if weighing is not None and dissected.value is not None:
+        _put(found, Role.VALUE, dissected.value, weighing.value_rows)
+    if around.output is not None and around.output_heads:
+        found[Role.OUTPUT] = around.output_heads
+    return found
+
+
+def _put(found: dict[Role, Heads], role: Role, side: Side, rows: Tensor) -> None:
+    heads = head_slices(side, rows)
+    if heads:
+        found[role] = heads
+
+
+def head_slices(side: Side, rows: Tensor) -> Heads:
+    """The parameter slices behind each distinct head of an operand."""
+    projection = side.projection
+    if side.index is None:
+        return []
+    if projection is None:
+        origin = side.path.origin
+        if origin.leaf == "parameter":
+            return [(ParameterSlice(origin.name, origin.shape),)]
+        return []
+    maps = [item for item in (projection.weight, *projection.biases) if item is not None]
+    origin = projection.origin
+    found: dict[tuple[ParameterSlice, ...], None] = {}
+    for head in range(rows.shape[1]):
+        places = side.index.reshape(-1)[rows[0, head, 0]]
+        coordinates = torch.unravel_index(places.clamp(min=0), origin.shape)
+        parts = tuple(
+            part for part in (
+                slice_of(item.parameter, item.index.expand(origin.shape)[coordinates], item.contracted)
+                for item in maps
+            ) if part is not None
+        )
+        found.setdefault(parts)
+    return list(found) if all(found) else []
+
+
+def _softmax(dissected: Dissected, dissection: Dissection) -> SoftmaxStep | None:
+    found = dissected.found
+    if found.fused is not None:
+        return SoftmaxStep(found.fused.name, found.fused.source, found.fused.index, dim=-1, over="keys")
+    operation = found.normaliser
+    if operation is None or found.normaliser_input is None:
+        return SoftmaxStep("", None, None, dim=-1, over="unknown", applications=0, normaliser="none")
+    dim = operation.argument(1, "dim", -1) if operation.name in SOFTMAX else -1
+    value = found.normaliser_input
+    rank = len(value.shape)
+    dim = int(dim) % rank - rank
+    normaliser = "softmax" if operation.name in SOFTMAX or operation.name == "exp" else operation.name
+    return SoftmaxStep(
+        operation.name, operation.source, operation.index, dim=dim,
+        over=_over(dissected, dissection, dim), applications=found.applications, normaliser=normaliser,
+    )
+
+
+def _over(dissected: Dissected, dissection: Dissection, dim: int) -> str:
+    """What the axis of the softmax is: which canonical coordinate changes along it."""
+    value = dissected.found.normaliser_input
+    assert value is not None
+    index = dissection.layouts.replay(value, dissected.axes.raw)
+    if index is None:
+        return "unknown"
+    line = index.movedim(dim, -1).reshape(-1, index.shape[dim])[0]
+    place = dissected.axes.place[line.clamp(min=0)]
+    coordinates = torch.unravel_index(place.clamp(min=0), dissected.axes.index.shape)
+    varying = [
+        name for name, values in zip(("batch", "heads", "queries", "keys"), coordinates, strict=True)
+        if len(values) > 1 and bool((values != values[0]).any())
+    ]
+    if len(line) == 1:
+        return "keys" if dissected.shape[3] == 1 else "unknown"
+    return varying[0] if len(varying) == 1 else "unknown"
+
+
+def _causal(dissected: Dissected) -> str:
+    """Why the attention is causal, or an empty string."""
+    for mask in dissected.masks:
+        if mask.step.how == "is_causal":
+            return "is_causal is set"
+        if mask.step.causal:
+            return "the mask seen on this batch forbids exactly the future"
+    return ""
+
+
+def _scale_note(attention: Attention, dissected: Dissected) -> str:
+    """Whether a missing scale is made up for by smaller query weights, as T5's initialisation does."""
+    if attention.scale is None or attention.expected_scale is None or dissected.query is None or dissected.key is None:
+        return ""
+    if abs(attention.scale - 1.0) > 1e-6 or attention.d_head in (None, 1):
+        return ""
+    query, key = dissected.query.projection, dissected.key.projection
+    if query is None or key is None or query.weight is None or key.weight is None:
+        return ""
+    ratio = float(query.weight.parameter.tensor.std() / key.weight.parameter.tensor.std().clamp(min=1e-12))
+    if ratio < 2 * attention.expected_scale:
+        return f"query weights are {ratio:.2g} times the key weights, which stands for the scale 1/sqrt(d_head)"
+    return ""

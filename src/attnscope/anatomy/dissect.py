@@ -1,0 +1,321 @@
+"""One attention taken apart: its operands, axes, masks and factors, still as operations and tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnscope.anatomy.axes import ScoreAxes, Side, examples_mixed, key_places, score_axes, side_of
+from attnscope.anatomy.blocks import Form, Kind
+from attnscope.anatomy.contraction import Contraction, contraction_of
+from attnscope.anatomy.examples import ExampleAxes
+from attnscope.anatomy.find import Finder, Found
+from attnscope.anatomy.layout import Layouts
+from attnscope.anatomy.masks import Mask, described, masks_of
+from attnscope.anatomy.paths import Path, bare, main_operand, path_back, projection_sides
+from attnscope.anatomy.record import Operation, Record, Value
+from attnscope.anatomy.rows import Provenance
+from attnscope.anatomy.scaling import Factor, factors_before, factors_on, fused_in_product, product_of
+from attnscope.anatomy.weighing import Weighing, weighing_of
+
+
+@dataclass(eq=False)
+class Dissected:
+    """An attention with everything that describing and observing it needs."""
+
+    found: Found
+    form: Form
+    kind: Kind
+    axes: ScoreAxes
+    query: Side | None
+    key: Side | None
+    value: Side | None
+    weighing: Weighing | None
+    masks: list[Mask] = field(default_factory=list)
+    factors: list[Factor] = field(default_factory=list)
+    scale: float | None = 1.0
+    query_factor: float | None = 1.0
+    key_factor: float | None = 1.0
+    scorer_hidden: Side | None = None
+    unresolved: list[str] = field(default_factory=list)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Batch, heads, queries, keys."""
+        batch, heads, queries, keys = self.axes.index.shape
+        return batch, heads, queries, keys
+
+
+@dataclass(eq=False)
+class Dissection:
+    """A record with every attention in it."""
+
+    record: Record
+    layouts: Layouts
+    provenance: Provenance
+    attentions: list[Dissected]
+
+
+def dissect(record: Record) -> Dissection:
+    """Finds every attention in a record and takes it apart."""
+    layouts, provenance = Layouts(), Provenance()
+    finder = Finder(record, layouts, provenance)
+    attentions = []
+    with torch.no_grad():
+        for found in finder.attentions():
+            take = _fused if found.fused is not None else _scored
+            attentions.append(take(found, layouts))
+        examples = ExampleAxes(record, provenance)
+        for item in attentions:
+            named = {"query": item.query, "key": item.key}
+            if item.axes.mixed == "ok" and examples_mixed(item.axes, named, provenance, examples):
+                item.axes.mixed = "examples mixed"
+    return Dissection(record, layouts, provenance, attentions)
+
+
+def _scored(found: Found, layouts: Layouts) -> Dissected:
+    form = _form(found)
+    product, raw = found.product, found.raw
+    assert raw is not None and found.value_product is not None
+    additive = form in (Form.ADDITIVE, Form.POOLED, Form.LINEAR_QUERY)
+    sides = {}
+    if product is not None and not additive:
+        sides = {"a": side_of(product.a, layouts), "b": side_of(product.b, layouts)}
+    if product is not None and additive:
+        sides = {
+            side: Side(product.side(side), Path(product.side(side), product.side(side)), None, None)
+            for side in ("a", "b")
+        }
+    axes, named = score_axes(
+        raw, product, key_places(found, layouts), sides, additive=additive
+    )
+    assert found.pattern is not None
+    value_operand = found.value_product.other(found.pattern_side)
+    value = side_of(value_operand, layouts, through_nonlinear=False)
+    weighing = weighing_of(
+        found.value_product, found.pattern_side, layouts.replay(found.pattern, raw), axes
+    )
+    dissected = Dissected(
+        found, form, Kind.SELF, axes, None if additive else named.get("query"),
+        None if additive else named.get("key"), value, weighing, masks=masks_of(found, axes, layouts),
+    )
+    _scale(dissected)
+    if additive:
+        dissected.scorer_hidden = _scorer_hidden(found, layouts)
+    dissected.kind = _kind(dissected)
+    _drop_shared_origin(dissected)
+    if weighing is None:
+        dissected.unresolved.append("the pattern that weighs the values does not cover the scores")
+    return dissected
+
+
+def _fused(found: Found, layouts: Layouts) -> Dissected:
+    operation = found.fused
+    assert operation is not None
+    query, key, value = operation.inputs[:3]
+    n_query, n_key = query.shape[-2], key.shape[-2]
+    lead = torch.broadcast_shapes(query.shape[:-2], value.shape[:-2]) if query.shape[-3:-2] == value.shape[-3:-2] \
+        else query.shape[:-2]
+    scores = Value(-1 - operation.index, torch.empty(*lead, n_query, n_key, device="meta"))
+    repeats = query.shape[-3] // key.shape[-3] if bool(operation.kwargs.get("enable_gqa")) else 1
+    stand_in = Operation(operation.index, "matmul", None, (query, key), {}, (query, key), outputs=[scores])
+    product = Contraction(stand_in, query, key, form="linear", repeats=repeats)
+    weigh = Operation(operation.index, "matmul", None, (scores, value), {}, (scores, value), outputs=[found.context])
+    weighs = Contraction(weigh, scores, value, repeats=repeats)
+    sides = {"a": side_of(query, layouts), "b": side_of(key, layouts)}
+    axes, named = score_axes(scores, product, None, sides, additive=False)
+    dissected = Dissected(
+        found, Form.FUSED, Kind.SELF, axes, named["query"], named["key"], side_of(value, layouts, through_nonlinear=False),
+        weighing_of(weighs, "a", None, axes),
+    )
+    dissected.masks = _fused_masks(operation, scores, axes, layouts)
+    width = query.shape[-1]
+    given = operation.kwargs.get("scale")
+    dissected.factors = [Factor(operation, float(given) if given is not None else 1 / math.sqrt(width))]
+    _scale(dissected)
+    dissected.kind = _kind(dissected)
+    _drop_shared_origin(dissected)
+    return dissected
+
+
+def _fused_masks(operation: Operation, scores: Value, axes: ScoreAxes, layouts: Layouts) -> list[Mask]:
+    given, causal = _fused_mask_arguments(operation)
+    masks = []
+
+    def canonical(allowed: Tensor) -> Tensor:
+        return allowed.expand(scores.shape).reshape(-1)[axes.index]
+
+    if isinstance(given, Value):
+        tensor = given.tensor
+        boolean = tensor.dtype is torch.bool
+        allowed = tensor if boolean else tensor > -1e3
+        fill = -math.inf if boolean else float(tensor.min()) if bool((~allowed).any()) else None
+        masks.append(described(
+            operation, "sdpa_bool" if boolean else "sdpa_float", "before_softmax", given, canonical(allowed), fill,
+            None, layouts,
+        ))
+    if causal:
+        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        mask = described(
+            operation, "is_causal", "before_softmax", None, canonical(allowed), -math.inf, None, layouts
+        )
+        masks.append(mask)
+    return masks
+
+
+def _fused_mask_arguments(operation: Operation) -> tuple[Any, bool]:
+    """`(mask, is_causal)` of a fused call, by the names in its schema."""
+    names = [argument.name for argument in operation.func._schema.arguments]
+
+    def argument(*wanted: str) -> Any:
+        for name in wanted:
+            if name in operation.kwargs:
+                return operation.kwargs[name]
+            if name in names and names.index(name) < len(operation.args):
+                return operation.args[names.index(name)]
+        return None
+
+    return argument("attn_mask", "attn_bias"), bool(argument("is_causal"))
+
+
+def _form(found: Found) -> Form:
+    """The form of scores that a product or a small network makes."""
+    if found.product is not None:
+        sides = projection_sides(found.product.operation)
+        if found.product.form == "product" and not (found.product.a.inputs and found.product.b.inputs):
+            data = found.product.a if found.product.a.inputs else found.product.b
+        elif sides is None:
+            return Form.DOT_PRODUCT
+        else:
+            data = sides[0]
+        return _network_form(found, data, Form.DOT_PRODUCT)
+    assert found.scorer is not None
+    sides = projection_sides(found.scorer)
+    assert sides is not None
+    return _network_form(found, sides[0], Form.LINEAR_QUERY)
+
+
+def _network_form(found: Found, data: Value, otherwise: Form) -> Form:
+    """Additive when a nonlinearity lies between the hidden layer and the score, pooled when it is gated."""
+    assert found.value_product is not None
+    value = bare(found.value_product.other(found.pattern_side))
+    current, names = bare(data), []
+    while current.producer is not None and current is not value and projection_sides(current.producer) is None:
+        operation = current.producer
+        if operation.name in ("mul", "multiply") and len(operation.inputs) == 2:
+            made = {bare(item).producer.name for item in operation.inputs if bare(item).producer is not None}  # type: ignore[union-attr]
+            if made & {"sigmoid"} and made & {"tanh", "relu", "gelu", "silu", "linear", "addmm", "sigmoid"}:
+                return Form.POOLED
+        names.append(operation.name)
+        following = main_operand(operation, current)
+        if following is None:
+            break
+        current = bare(following)
+    nonlinear = {"tanh", "relu", "gelu", "silu", "sigmoid", "elu", "leaky_relu", "selu", "softplus"}
+    if current is not value and nonlinear & set(names):
+        return Form.ADDITIVE
+    if current is value and nonlinear & set(names) and projection_sides(found.first) is not None:
+        return Form.ADDITIVE
+    return otherwise if otherwise is not Form.DOT_PRODUCT or not _is_vector(found) else Form.LINEAR_QUERY
+
+
+def _is_vector(found: Found) -> bool:
+    """Whether the learned side of a product is one vector that scores unprojected positions: `w . h`."""
+    product = found.product
+    if product is None:
+        return False
+    sides = projection_sides(product.operation)
+    learned = sides[1] if sides else product.a if not product.a.inputs else product.b
+    data = sides[0] if sides else product.other("a" if product.a is learned else "b")
+    if learned.inputs or learned.numel > max(learned.shape, default=1):
+        return False
+    return path_back(data, through_norms=False).projection is None
+
+
+def _scorer_hidden(found: Found, layouts: Layouts) -> Side | None:
+    """What the scoring network's last layer reads."""
+    operation = found.first
+    sides = projection_sides(operation)
+    contraction = contraction_of(operation)
+    if sides is None and contraction is not None:
+        sides = (contraction.a, contraction.b) if contraction.a.inputs else (contraction.b, contraction.a)
+    return None if sides is None else side_of(sides[0], layouts)
+
+
+def _scale(dissected: Dissected) -> None:
+    """All factors between the bare products and the scores."""
+    found = dissected.found
+    if found.fused is None:
+        dissected.factors = factors_on(found.score_path)
+    after = product_of(dissected.factors)
+    if found.product is not None and found.product.operation.name == "baddbmm" and after is not None:
+        after *= fused_in_product(found.product.operation)
+    before = []
+    for side in (dissected.query, dissected.key):
+        factors = factors_before(side.path) if side is not None else []
+        before.append(product_of(factors))
+        dissected.factors = factors + dissected.factors
+    dissected.query_factor, dissected.key_factor = before
+    known = after is not None and None not in before
+    dissected.scale = after * before[0] * before[1] if known else None  # type: ignore[operator]
+
+
+def _kind(dissected: Dissected) -> Kind:
+    """Self-attention when queries and keys come from one hidden tensor."""
+    if dissected.query is None or dissected.key is None:
+        found = dissected.found
+        hidden = dissected.scorer_hidden
+        data = hidden.path if hidden is not None else None
+        beside = [item for _, item in data.beside if item.inputs and item.params] if data is not None else []
+        return Kind.CROSS if beside and found.product is None else Kind.LEARNED_QUERY
+    hidden_query, hidden_key = hidden_of(dissected.query), hidden_of(dissected.key)
+    if not dissected.query.operand.inputs:
+        return Kind.LEARNED_QUERY
+    if bare(hidden_query) is bare(hidden_key) or bare(hidden_query).tensor is bare(hidden_key).tensor:
+        return Kind.SELF
+    return Kind.CROSS
+
+
+def hidden_of(side: Side) -> Value:
+    """The tensor that a projection reads; the origin itself when there is no projection."""
+    return side.projection.data if side.projection is not None else side.path.origin
+
+
+def _drop_shared_origin(dissected: Dissected) -> None:
+    """A product whose output also feeds another role's projection is an encoder, not this role's projection."""
+    sides = [side for side in (dissected.query, dissected.key, dissected.value, dissected.scorer_hidden) if side]
+    for side in sides:
+        if side.projection is None:
+            continue
+        for other in sides:
+            if other.projection is None or other is side or other.projection is side.projection:
+                continue
+            if other.projection.operation is not side.projection.operation and _upstream(
+                side.projection.origin, other.projection.data
+            ):
+                side.projection = None
+                break
+
+
+def _upstream(value: Value, data: Value, limit: int = 12) -> bool:
+    """Whether `data` is `value` after layout, norms and elementwise operations."""
+    for _ in range(limit):
+        if data is value or data.tensor is value.tensor:
+            return True
+        if data.producer is None or data.number < value.number or projection_sides(data.producer) is not None:
+            return False
+        following = main_operand(data.producer, data)
+        if following is None:
+            return False
+        data = following
+    return False
+
+
+def pattern_output(dissected: Dissected) -> Tensor | None:
+    """The pattern's tensor, None for a fused kernel."""
+    pattern = dissected.found.pattern
+    return None if pattern is None else pattern.tensor

@@ -1,0 +1,260 @@
+"""Finds attention in the record: a normaliser whose input scores positions and whose output weighs values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from attnscope.anatomy.contraction import Contraction, contraction_of
+from attnscope.anatomy.layout import Layouts
+from attnscope.anatomy.paths import is_weight, main_operand, projection_sides
+from attnscope.anatomy.record import Operation, Record, Value
+from attnscope.anatomy.rows import Provenance
+from attnscope.anatomy.vocabulary import BINARY, CAST, FUSED, JOIN, LAYOUT, REDUCTION, SOFTMAX, UNARY
+
+
+@dataclass(eq=False)
+class Found:
+    """One attention in the record, as operations.
+
+    Attributes:
+        product: the contraction that makes the raw scores; None when a small network does, or one kernel.
+        scorer: the parameter product that makes the raw scores of additive attention.
+        fused: the single kernel.
+        normaliser: the operation whose output is the (first) pattern, and its input.
+        value_product: the contraction that weighs the values; `pattern_side` of it is the pattern.
+        score_path: operations from the raw scores to the normaliser's input, in order.
+        pattern_path: operations from the normaliser's output to the value product, in order.
+    """
+
+    product: Contraction | None = None
+    scorer: Operation | None = None
+    fused: Operation | None = None
+    normaliser: Operation | None = None
+    normaliser_input: Value | None = None
+    normaliser_output: Value | None = None
+    value_product: Contraction | None = None
+    pattern_side: str = "a"
+    score_path: list[Operation] = field(default_factory=list)
+    pattern_path: list[Operation] = field(default_factory=list)
+    applications: int = 1
+
+    @property
+    def raw(self) -> Value | None:
+        """The raw scores."""
+        if self.product is not None:
+            return self.product.out
+        return self.scorer.out if self.scorer is not None else None
+
+    @property
+    def first(self) -> Operation:
+        """The operation that starts it."""
+        for operation in (self.fused, self.product.operation if self.product else None, self.scorer):
+            if operation is not None:
+                return operation
+        raise ValueError("an attention without scores")
+
+    @property
+    def pattern(self) -> Value | None:
+        """What weighs the values."""
+        return self.value_product.side(self.pattern_side) if self.value_product else None
+
+    @property
+    def context(self) -> Value:
+        """The weighed sum of the values."""
+        if self.fused is not None:
+            return self.fused.out
+        assert self.value_product is not None
+        return self.value_product.out
+
+
+class _Flow:
+    """For every value: the normaliser and the score product that it carries through transparent operations."""
+
+    def __init__(self, record: Record) -> None:
+        self.normaliser: dict[int, Operation] = {}
+        self.product: dict[int, Contraction] = {}
+        self.contractions: list[Contraction] = []
+        for operation in record.operations:
+            self._follow(operation)
+
+    def _follow(self, operation: Operation) -> None:
+        contraction = contraction_of(operation)
+        if contraction is not None and not is_weight(contraction.a) and not is_weight(contraction.b):
+            self.contractions.append(contraction)
+            if contraction.a.inputs and contraction.b.inputs:
+                self.product[operation.out.number] = contraction
+            return
+        if contraction is not None and contraction.form == "product":
+            contraction = None
+        name = operation.name
+        if name in SOFTMAX:
+            self.normaliser[operation.out.number] = operation
+            self._pass(operation, self.product)
+            return
+        mixing = contraction is not None and operation.out.shape in (contraction.a.shape, contraction.b.shape)
+        if not (name in LAYOUT or name in UNARY or name in CAST or name in BINARY or name in JOIN or mixing):
+            return
+        self._pass(operation, self.product)
+        self._pass(operation, self.normaliser)
+        if name == "exp" and operation.out.number not in self.normaliser:
+            self.normaliser[operation.out.number] = operation
+
+    def _pass(self, operation: Operation, flags: dict[int, object]) -> None:  # type: ignore[type-arg]
+        carriers = operation.inputs[:1] if operation.name in LAYOUT else operation.inputs
+        carried = next((flags[item.number] for item in carriers if item.number in flags), None)
+        if carried is not None:
+            for value in operation.outputs:
+                flags[value.number] = carried
+
+
+class Finder:
+    """Searches one record."""
+
+    def __init__(self, record: Record, layouts: Layouts, provenance: Provenance) -> None:
+        self.record, self.layouts, self.provenance = record, layouts, provenance
+        self._flow = _Flow(record)
+
+    def attentions(self) -> list[Found]:
+        """Every attention, in the order of execution."""
+        found = [
+            Found(fused=operation) for operation in self.record.operations
+            if operation.name in FUSED and any(item.inputs for item in operation.inputs)
+        ]
+        claimed: set[int] = set()
+        for contraction in self._flow.contractions:
+            attention = self._weighing(contraction)
+            if attention is None or attention.first.index in claimed:
+                continue
+            claimed.add(attention.first.index)
+            found.append(attention)
+        return sorted(found, key=lambda item: item.first.index)
+
+    def _weighing(self, contraction: Contraction) -> Found | None:
+        """The attention whose values this contraction weighs, if it does."""
+        for side in ("a", "b"):
+            pattern = contraction.side(side)
+            normaliser = self._flow.normaliser.get(pattern.number)
+            if normaliser is None and self._flow.product.get(pattern.number) is None:
+                continue
+            if not self._weighs_positions(contraction, "b" if side == "a" else "a"):
+                continue
+            attention = self._normalised(contraction, side, normaliser) if normaliser else None
+            attention = attention or self._unnormalised(contraction, side)
+            if attention is not None:
+                return attention
+        return None
+
+    def _weighs_positions(self, contraction: Contraction, value_side: str) -> bool:
+        """Whether the sum runs over different rows of the batch (not over experts, classes or features)."""
+        value = contraction.side(value_side)
+        if not value.inputs:
+            return False
+        along = contraction.along(value_side)
+        if len(along) < 2:
+            return True
+        rows = self.provenance.rows(value)
+        if rows is None:
+            return True
+        seen = rows.index.expand(value.shape).reshape(-1)[along]
+        return bool((seen != seen[0]).any())
+
+    def _normalised(self, contraction: Contraction, side: str, normaliser: Operation) -> Found | None:
+        pattern = contraction.side(side)
+        output, pattern_path = self._back_to(pattern, normaliser)
+        if output is None:
+            return None
+        attention = Found(
+            normaliser=normaliser, normaliser_input=normaliser.inputs[0], normaliser_output=output,
+            value_product=contraction, pattern_side=side, pattern_path=pattern_path,
+        )
+        inner = self._flow.normaliser.get(normaliser.inputs[0].number)
+        attention.applications = 1 if inner is None or inner.name == "exp" else 2
+        product = self._flow.product.get(normaliser.inputs[0].number)
+        if product is not None:
+            attention.product = product
+            _, attention.score_path = self._back_to(normaliser.inputs[0], product.operation)
+            return attention
+        if normaliser.name not in SOFTMAX and not _divided_by_sum(normaliser):
+            return None
+        return self._scored_by_network(attention)
+
+    def _unnormalised(self, contraction: Contraction, side: str) -> Found | None:
+        """Scores that weigh values without a softmax: a sigmoid, a division, or nothing."""
+        pattern = contraction.side(side)
+        product = self._flow.product.get(pattern.number)
+        if product is None or product.operation is contraction.operation:
+            return None
+        output, path = self._back_to(pattern, product.operation)
+        if output is None or not self._scores_positions(product):
+            return None
+        normaliser = next((item for item in reversed(path) if item.name in ("sigmoid", "relu", "div")), None)
+        if normaliser is None:
+            return Found(
+                product=product, normaliser_input=pattern, normaliser_output=pattern,
+                value_product=contraction, pattern_side=side, score_path=path,
+            )
+        cut = path.index(normaliser)
+        return Found(
+            product=product, normaliser=normaliser, normaliser_input=normaliser.inputs[0],
+            normaliser_output=normaliser.out, value_product=contraction, pattern_side=side,
+            score_path=path[:cut], pattern_path=path[cut + 1:],
+        )
+
+    def _scores_positions(self, product: Contraction) -> bool:
+        """Whether rows and columns of a product are positions (so that it is a score matrix)."""
+        for side in ("a", "b"):
+            if self._weighs_positions(product, side):
+                return False
+        return True
+
+    def _scored_by_network(self, attention: Found) -> Found | None:
+        """Additive, gated or linear scores: the normaliser's input leads to a parameter product."""
+        value = attention.normaliser_input
+        assert value is not None
+        path: list[Operation] = []
+        while value.producer is not None:
+            operation = value.producer
+            contraction = contraction_of(operation)
+            if projection_sides(operation) is not None or (contraction is not None and contraction.form == "product"):
+                attention.score_path = path[::-1]
+                if contraction is not None and operation.name not in ("linear", "addmm"):
+                    attention.product = contraction
+                else:
+                    attention.scorer = operation
+                return attention
+            following = main_operand(operation, value)
+            if following is None or operation.name in REDUCTION:
+                return None
+            path.append(operation)
+            value = following
+        return None
+
+    def _back_to(self, value: Value, wanted: Operation) -> tuple[Value | None, list[Operation]]:
+        """The wanted operation's output on the way back from a value, and the operations between, in order."""
+        waiting: list[tuple[Value, list[Operation]]] = [(value, [])]
+        seen: set[int] = set()
+        while waiting:
+            current, path = waiting.pop(0)
+            operation = current.producer
+            if operation is wanted:
+                return current, path[::-1]
+            if operation is None or current.number in seen or operation.index < wanted.index:
+                continue
+            seen.add(current.number)
+            if operation.name in REDUCTION:
+                continue
+            for item in operation.inputs[:1] if operation.name in LAYOUT else operation.inputs:
+                waiting.append((item, [*path, operation]))
+        return None, []
+
+
+def _divided_by_sum(exponential: Operation) -> bool:
+    """Whether an exponential is divided by its own sum."""
+    values, names = list(exponential.outputs), set()
+    for _ in range(4):
+        following = [consumer for value in values for consumer in value.consumers]
+        names |= {operation.name for operation in following}
+        values = [value for operation in following for value in operation.outputs]
+    return "sum" in names and bool({"div", "divide", "true_divide"} & names)
+
+

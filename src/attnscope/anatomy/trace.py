@@ -1,0 +1,146 @@
+"""`trace`: watches one forward pass and says where the attention is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnscope.anatomy.blocks import Anatomy, InputTensor
+from attnscope.calling import default_forward
+from attnscope.anatomy.describe import describe
+from attnscope.anatomy.dissect import Dissection, dissect
+from attnscope.anatomy.partition import partition
+from attnscope.anatomy.position_tensors import counts_up
+from attnscope.anatomy.record import Record, Value, batch_tensors, record_forward
+from attnscope.anatomy.surroundings import NormModules, surroundings_of
+from attnscope.anatomy.unwrap import unwrapped
+from attnscope.anatomy.usage import usage_of
+from attnscope.anatomy.vocabulary import CAST, LAYOUT, LOOKUP
+from attnscope.errors import TraceError
+from attnscope.undisturbed import undisturbed
+
+Forward = Callable[[nn.Module, Any], Any]
+
+
+def trace(model: nn.Module, batch: Any, forward: Forward | None = None) -> Anatomy:
+    """Watches one forward pass and returns every attention and what every parameter is for.
+
+    The model is run twice in the mode it is in (once watched, once for comparison of cost) and is put back
+    exactly as it was.
+
+    Args:
+        model: any module; wrappers (`torch.compile`, `DataParallel`, PEFT, ...) are taken off.
+        batch: what `forward` takes: a mapping of keyword arguments, an `(inputs, targets)` pair, or a tensor.
+        forward: `forward(model, batch)` calls the model; None serves the batches just named.
+
+    Returns:
+        the anatomy: plain data.
+
+    Raises:
+        TraceError: the model raises on this batch, or has no values to watch (meta tensors).
+    """
+    inner, wrappers = unwrapped(model)
+    _refuse_meta(inner)
+    record, forward_seconds, seconds = _watched(inner, batch, forward or default_forward)
+    begun = time.perf_counter()
+    dissection = dissect(record)
+    anatomy = _anatomy(inner, batch, dissection, wrappers)
+    seconds += time.perf_counter() - begun
+    return Anatomy(**{**vars(anatomy), "seconds": seconds, "forward_seconds": forward_seconds})
+
+
+def _refuse_meta(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise TraceError(
+                f"{type(model).__name__}.{name} is a meta tensor: it has no values to watch; load the weights "
+                "(for example with model.to_empty(...) and load_state_dict) before tracing"
+            )
+
+
+def _watched(model: nn.Module, batch: Any, forward: Forward) -> tuple[Record, float, float]:
+    try:
+        with undisturbed(model, seed=0), torch.no_grad():
+            begun = time.perf_counter()
+            record = record_forward(model, batch, forward)
+            seconds = time.perf_counter() - begun
+        with undisturbed(model, seed=0), torch.no_grad():
+            begun = time.perf_counter()
+            forward(model, batch)
+            plain = time.perf_counter() - begun
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__} raised {type(error).__name__} on the batch ({_shapes(batch)}): {error}; "
+            "call forward(model, batch) yourself to see it, and pass forward= if the batch needs another call"
+        ) from error
+    return record, plain, seconds
+
+
+def _shapes(batch: Any) -> str:
+    found = [f"{path or 'tensor'} {list(tensor.shape)} {tensor.dtype}" for path, tensor in batch_tensors(batch)]
+    return ", ".join(found[:6]) or f"a {type(batch).__name__} without tensors"
+
+
+def _anatomy(model: nn.Module, batch: Any, dissection: Dissection, wrappers: tuple[str, ...]) -> Anatomy:
+    record = dissection.record
+    norms = NormModules(record)
+    surroundings = [surroundings_of(item, dissection, norms) for item in dissection.attentions]
+    described = [
+        describe(item, layer, dissection, around, model, norms)
+        for layer, (item, around) in enumerate(zip(dissection.attentions, surroundings, strict=True))
+    ]
+    attentions, blocks = partition(
+        [attention for attention, _ in described], [parts for _, parts in described],
+        usage_of(model, dissection, surroundings, norms), record.parameters,
+    )
+    notes = [] if attentions else ["no attention found: no softmax or kernel weighs positions in this forward pass"]
+    return Anatomy(
+        model_class=type(model).__name__, attentions=attentions, blocks=blocks,
+        inputs=_inputs(batch, dissection), unused=_unused(record), wrappers=wrappers, notes=tuple(notes),
+        n_operations=record.n_dispatched,
+    )
+
+
+def _unused(record: Record) -> tuple[str, ...]:
+    used = 0
+    for value in record.outputs:
+        used |= value.params
+    return tuple(name for bit, name in enumerate(record.parameters) if not used >> bit & 1)
+
+
+def _inputs(batch: Any, dissection: Dissection) -> tuple[InputTensor, ...]:
+    record = dissection.record
+    values = {id(value.tensor): value for value in record.values if value.leaf == "input"}
+    in_masks = 0
+    for item in dissection.attentions:
+        for mask in item.masks:
+            in_masks |= mask.source.inputs if mask.source is not None and not mask.source.params else 0
+    found = []
+    for path, tensor in batch_tensors(batch):
+        value = values.get(id(tensor))
+        found.append(InputTensor(path, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."),
+                                 _use(value, tensor, in_masks)))
+    return tuple(found)
+
+
+def _use(value: Value | None, tensor: Tensor, in_masks: int) -> str:
+    if value is None or not value.consumers:
+        return "unused"
+    waiting, seen = [value], set()
+    while waiting:
+        item = waiting.pop()
+        if item.number in seen:
+            continue
+        seen.add(item.number)
+        for operation in item.consumers:
+            if operation.name in LOOKUP and operation.args[1] is item:
+                return "positions" if counts_up(item.tensor) else "tokens"
+            if operation.name in LAYOUT | CAST and operation.inputs[0] is item:
+                waiting.extend(operation.outputs)
+    if value.inputs & in_masks:
+        return "mask"
+    return "features" if tensor.is_floating_point() else "mask" if tensor.dtype is torch.bool else "features"
