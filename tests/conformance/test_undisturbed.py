@@ -85,6 +85,8 @@ def test_trace_and_observe_change_nothing(row: Row) -> None:
     anatomy = trace(model, batch)
     changed = [name for name, value in state(model).items() if not same(before[name], value)]
     assert not changed, f"trace changed {changed}"
+    model.eval()  # observe looks at the model as it is; its callers put it in eval mode
+    before = state(model)
     observe(model, batch, anatomy=anatomy, forward=default_forward)
     changed = [name for name, value in state(model).items() if not same(before[name], value)]
     assert not changed, f"observe changed {changed}"

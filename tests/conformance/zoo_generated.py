@@ -91,22 +91,22 @@ class Generated(nn.Module):
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
         """a b^T over the last dimension, [batch, head, row of a, row of b]."""
         if self.plan.product == "einsum":
-            return torch.einsum("bhqd,bhkd->bhqk", a, b)
+            return torch.einsum("bhqd,bhkd->bhqk", a, b)  # <- scores
         if self.plan.product == "bmm":
-            flat = torch.bmm(a.reshape(-1, *a.shape[2:]), b.reshape(-1, *b.shape[2:]).transpose(1, 2))
+            flat = torch.bmm(a.reshape(-1, *a.shape[2:]), b.reshape(-1, *b.shape[2:]).transpose(1, 2))  # <- scores
             return flat.view(*a.shape[:2], a.shape[2], b.shape[2])
-        return a @ b.transpose(-2, -1)
+        return a @ b.transpose(-2, -1)  # <- scores
 
     def masked(self, scores: Tensor, allowed: Tensor) -> Tensor:
         fill = self.plan.fill
         if self.plan.mask == "add":
-            return scores + torch.zeros(allowed.shape).masked_fill(~allowed, fill)
+            return scores + torch.zeros(allowed.shape).masked_fill(~allowed, fill)  # <- mask
         if self.plan.mask == "masked_fill":
-            return scores.masked_fill(allowed.logical_not(), fill)
+            return scores.masked_fill(allowed.logical_not(), fill)  # <- mask
         if self.plan.mask == "where":
-            return torch.where(allowed, scores, torch.tensor(fill))
+            return torch.where(allowed, scores, torch.tensor(fill))  # <- mask
         if self.plan.mask == "computed":
-            return scores + (1.0 - allowed.float()) * fill
+            return scores + (1.0 - allowed.float()) * fill  # <- mask
         return scores
 
     def normalised(self, scores: Tensor) -> Tensor:
@@ -127,12 +127,12 @@ class Generated(nn.Module):
             q = q * (factor if plan.scale == "query" else factor**0.5)
         if plan.scale == "both":
             k = k * factor**0.5
-        scores = self.dot(k, q) if plan.transposed else self.dot(q, k)  # <- scores
+        scores = self.dot(k, q) if plan.transposed else self.dot(q, k)
         if plan.scale in ("after", "divided"):
             scores = scores * factor if plan.scale == "after" else scores / factor**-1
         if allowed is not None:
             allowed = allowed[:, None] if allowed.dim() == 3 else allowed[None, None]
-            scores = self.masked(scores, allowed.mT if plan.transposed else allowed)  # <- mask
+            scores = self.masked(scores, allowed.mT if plan.transposed else allowed)
         pattern = self.normalised(scores)
         if keep is not None:
             seen(keep, *((each.mT if plan.transposed else each) for each in (scores, pattern)))
