@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from attnscope.anatomy.observe import AttentionTensors, Observation
 from torch import Tensor, nn
 
 from attnscope.anatomy.blocks import (
@@ -20,6 +20,7 @@ from attnscope.anatomy.blocks import (
     Role,
     block_name,
 )
+from attnscope.anatomy.observe import AttentionTensors, Observation
 from attnscope.case import Expectations
 from attnscope.probe import Probe
 
@@ -168,3 +169,12 @@ def standard(
         for layer, module in enumerate(model.layers)
     ]
     return probe(model, layers, ids, n_heads=n_heads, expects=expects, **more)
+
+
+def altered(made: Probe, layer: int = 0, **changes: Any) -> Probe:
+    """The same probe with some tensors of one layer exchanged."""
+    layers = list(made.observation.attentions)
+    layers[layer] = replace(layers[layer], **changes)
+    other = replace(made)
+    other.__dict__["observation"] = Observation(attentions=tuple(layers), output=None)
+    return other

@@ -40,6 +40,7 @@ class Probe:
         expects: stated expectations with the inferred ones filled in; `inferred` names the latter.
         step: training step, or None.
         seed: the seed of every random choice that a lens makes.
+        shared: what one lens computed at this moment and another may use again (a Hessian, say).
     """
 
     model: nn.Module
@@ -52,6 +53,7 @@ class Probe:
     inferred: tuple[str, ...] = ()
     step: int | None = None
     seed: int = 0
+    shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def batch(self) -> Any:

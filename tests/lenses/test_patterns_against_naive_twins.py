@@ -54,10 +54,11 @@ def test_agrees_with_its_definition(name: str, mask: str) -> None:
 def test_a_pattern_of_another_shape_is_measured_too() -> None:
     """Learned queries: one query, no position of its own, keys of another length."""
     probe = observations.standard()
-    pooled = probe.observation.attentions[0]
-    for name in ("query", "scores", "pattern", "softmax_output", "raw_scores", "context"):
-        setattr(pooled, name, getattr(pooled, name)[:, :, :1])
-    pooled.hidden = None
+    first = probe.observation.attentions[0]
+    names = ("query", "scores", "pattern", "softmax_output", "raw_scores", "context")
+    probe = observations.altered(
+        probe, hidden=None, **{name: getattr(first, name)[:, :, :1] for name in names}
+    )
     for name in TWINS:
         reading = catalogue.load("lenses", name)().measure(probe)
         assert reading.status in ("ok", "not_applicable"), (name, reading.note)

@@ -35,8 +35,9 @@ def test_a_bias_by_position_leaves_the_measured_scale_alone() -> None:
 
 def test_noise_on_the_scores_shows_in_r2() -> None:
     probe = observations.standard(n_layers=1)
-    one = probe.observation.attentions[0]
-    one.scores = one.scores + 3 * torch.randn(one.scores.shape, generator=torch.Generator().manual_seed(0))
+    scores = probe.observation.attentions[0].scores
+    noise = 3 * torch.randn(scores.shape, generator=torch.Generator().manual_seed(0))
+    probe = observations.altered(probe, scores=scores + noise)
     assert np.array(MeasuredScale().measure(probe).facts["r2"]).max() < 0.5
 
 
@@ -69,11 +70,12 @@ def test_the_gap_to_the_floor_is_never_negative(factor: float) -> None:
 
 def test_overflow_is_seen_where_half_precision_overflows() -> None:
     probe = observations.standard(n_layers=1)
-    one = probe.observation.attentions[0]
+    raw = probe.observation.attentions[0].raw_scores
+    assert raw is not None
     assert not ScoreOverflow().measure(probe).facts["overflowing"]
-    one.raw_scores = one.raw_scores * (1.01 * 65504 / one.raw_scores.abs().max())
-    assert one.raw_scores.half().isinf().any()
-    assert ScoreOverflow().measure(probe).facts["overflowing"]
+    raw = raw * (1.01 * 65504 / raw.abs().max())
+    assert raw.half().isinf().any()
+    assert ScoreOverflow().measure(observations.altered(probe, raw_scores=raw)).facts["overflowing"]
 
 
 @pytest.mark.parametrize(("offset", "least", "most"), [

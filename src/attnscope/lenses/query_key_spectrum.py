@@ -105,13 +105,15 @@ def product_spectrum(query: Tensor, key: Tensor) -> Tensor:
     if not bool(query.isfinite().all() and key.isfinite().all()):
         return torch.full((query.shape[0],), torch.nan, dtype=torch.float64)
     small = torch.linalg.qr(query.T, mode="r").R @ torch.linalg.qr(key.T, mode="r").R.T
-    return torch.linalg.svdvals(small)
+    values: Tensor = torch.linalg.svdvals(small)
+    return values
 
 
 def _like(matrix: Tensor, generator: torch.Generator) -> Tensor:
     """Gaussian numbers of the same shape and norm."""
     drawn = torch.randn(matrix.shape, generator=generator, dtype=torch.float64)
-    return drawn * (matrix.norm() / drawn.norm())
+    scaled: Tensor = drawn * (matrix.norm() / drawn.norm())
+    return scaled
 
 
 def _summary(values: Tensor) -> dict[str, float]:

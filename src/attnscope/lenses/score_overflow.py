@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -58,13 +58,14 @@ class ScoreOverflow(Lens):
                 for found in (shares, products, largest):
                     found.append(None)
                 continue
-            largest.append(torch.where(seen, scores.abs(), 0.0).amax((0, 2, 3)))
+            top = torch.where(seen, scores.abs(), 0.0).amax((0, 2, 3))
+            largest.append(top)
             raw = layer.tensors.raw_scores
-            product: Any = None
+            product = None
             if raw is not None:
                 product = torch.where(seen, raw.detach().cpu().double().abs(), 0.0).amax((0, 2, 3))
+                top = torch.maximum(top, product)
             products.append(product)
-            top = largest[-1] if product is None else torch.maximum(largest[-1], product)  # type: ignore[type-var]
             shares.append(top / limit)
             overflowing += [[layer.attention.layer, int(head)] for head in (top >= limit).nonzero()[:, 0]]
         return heads_reading(

@@ -1,0 +1,93 @@
+"""What curvature lenses share: one Hessian and one Lanczos run per moment, and reasons when there can be none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import cast
+
+import torch
+from torch import nn
+
+from attnscope.anatomy.blocks import Block
+from attnscope.curvature.hessian import Hessian
+from attnscope.curvature.lanczos import BOTTOM, TOP, Ritz, lanczos
+from attnscope.errors import AttnscopeError, CaseError
+from attnscope.lenses import Lens
+from attnscope.probe import Probe
+from attnscope.readings import FAILED, NOT_FINITE, Reading, missing
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def differentiable_blocks(model: nn.Module, blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """The blocks that are trained (all, when none is) and hold floating-point numbers."""
+    floating = {name for name, parameter in model.named_parameters() if parameter.is_floating_point()}
+    usable = [
+        block for block in blocks
+        if block.numel and all(piece.parameter in floating for piece in block.slices)
+    ]
+    return tuple(block for block in usable if block.trainable) or tuple(usable)
+
+
+def hessian_of(probe: Probe, lens: Lens, dtype: str = "float32") -> Hessian | Reading:
+    """The Hessian of the loss on the first batch, shared by all lenses; else a reading that says why not."""
+    key = f"hessian {dtype}"
+    if key in probe.shared:
+        return cast(Hessian, probe.shared[key])
+    blocks = differentiable_blocks(probe.model, probe.anatomy.blocks)
+    if not blocks:
+        return lens.not_applicable("the model has no floating-point parameters")
+    try:
+        loss = probe.loss_value
+    except CaseError as error:
+        return lens.not_applicable(f"no loss: {error}")
+    if not math.isfinite(loss):
+        return _unmade(lens, NOT_FINITE, f"the loss is {loss}, so it has no curvature")
+    try:
+        found = Hessian(
+            probe.model, [probe.batch], probe.loss_of, blocks, dtype=DTYPES[dtype], seed=probe.seed
+        )
+    except AttnscopeError as error:
+        return _unmade(lens, FAILED, str(error))
+    probe.shared[key] = found
+    return found
+
+
+def both_ends(
+    probe: Probe, lens: Lens, *, max_steps: int, max_parameters: int, dtype: str
+) -> dict[str, Ritz] | Reading:
+    """Both ends of every block's spectrum, shared by the lenses that need either."""
+    key = f"lanczos {max_steps} {max_parameters} {dtype}"
+    if key in probe.shared:
+        return cast(dict[str, Ritz], probe.shared[key])
+    operator = hessian_of(probe, lens, dtype)
+    if isinstance(operator, Reading):
+        return operator
+    names = [name for name, size in operator.sizes.items() if size <= max_parameters]
+    if not names:
+        return lens.not_applicable(f"every block has more than {max_parameters} parameters")
+    try:
+        found = lanczos(
+            operator, names, max_steps=max_steps, tolerance=0.01, ends=(TOP, BOTTOM), seed=probe.seed,
+            held=4 * max_parameters,
+        )
+    except AttnscopeError as error:
+        return _unmade(lens, FAILED, str(error))
+    probe.shared[key] = found
+    return found
+
+
+def left_out(probe: Probe, kept: Sequence[str]) -> list[str]:
+    """Blocks that were not measured: frozen, too large, or not numbers with fractions."""
+    return [block.name for block in probe.anatomy.blocks if block.name not in set(kept)]
+
+
+def not_measured(lens: Lens, error: AttnscopeError) -> Reading:
+    """A reading of status `failed` with the error's sentence."""
+    return _unmade(lens, FAILED, str(error))
+
+
+def _unmade(lens: Lens, status: str, note: str) -> Reading:
+    return missing(lens.name, lens.dims, lens.unit, status, note, **asdict(lens))
