@@ -76,7 +76,7 @@ class Contraction:
         index_b = index_b.unsqueeze(-1) if vector_b else index_b
         wide_a = index_a.unsqueeze(-2)  # [..., i, 1, c]
         wide_b = index_b.mT.unsqueeze(-3)  # [..., 1, j, c]
-        shape = torch.broadcast_shapes(wide_a.shape, wide_b.shape)
+        shape = torch.broadcast_shapes(wide_a.shape, wide_b.shape)  # type: ignore[no-untyped-call]
         wide_a, wide_b = wide_a.expand(shape), wide_b.expand(shape)
         if vector_b:
             wide_a, wide_b = wide_a.select(-2, 0), wide_b.select(-2, 0)

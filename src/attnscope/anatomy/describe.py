@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from attnscope.anatomy.axes import Side
 from attnscope.anatomy.blocks import Attention, Form, ParameterSlice, Role, SoftmaxStep, Step
 from attnscope.anatomy.dissect import Dissected, Dissection
+from attnscope.anatomy.partition import Heads, RoleParts
 from attnscope.anatomy.positions import positions_of
 from attnscope.anatomy.projections import slice_of
-from attnscope.anatomy.partition import Heads, RoleParts
 from attnscope.anatomy.record import Operation, Value
 from attnscope.anatomy.surroundings import NormModules, Surroundings
 from attnscope.anatomy.vocabulary import SOFTMAX

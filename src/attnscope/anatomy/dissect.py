@@ -118,8 +118,7 @@ def _fused(found: Found, layouts: Layouts) -> Dissected:
     assert operation is not None
     query, key, value = operation.inputs[:3]
     n_query, n_key = query.shape[-2], key.shape[-2]
-    lead = torch.broadcast_shapes(query.shape[:-2], value.shape[:-2]) if query.shape[-3:-2] == value.shape[-3:-2] \
-        else query.shape[:-2]
+    lead = query.shape[:-2]
     scores = Value(-1 - operation.index, torch.empty(*lead, n_query, n_key, device="meta"))
     repeats = query.shape[-3] // key.shape[-3] if bool(operation.kwargs.get("enable_gqa")) else 1
     stand_in = Operation(operation.index, "matmul", None, (query, key), {}, (query, key), outputs=[scores])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from attnscope.anatomy.contraction import Contraction, contraction_of
 from attnscope.anatomy.layout import Layouts
@@ -99,7 +100,7 @@ class _Flow:
         if name == "exp" and operation.out.number not in self.normaliser:
             self.normaliser[operation.out.number] = operation
 
-    def _pass(self, operation: Operation, flags: dict[int, object]) -> None:  # type: ignore[type-arg]
+    def _pass(self, operation: Operation, flags: dict[int, Any]) -> None:
         carriers = operation.inputs[:1] if operation.name in LAYOUT else operation.inputs
         carried = next((flags[item.number] for item in carriers if item.number in flags), None)
         if carried is not None:

@@ -45,7 +45,7 @@ def moved(operation: Operation, index: Tensor, *, output: int = 0, source: Value
         result: Any = torch.constant_pad_nd(args[0], args[1], -1)
     else:
         result = operation.func(*args, **kwargs)
-    found = result[output] if isinstance(result, list | tuple) else result
+    found: Tensor = result[output] if isinstance(result, list | tuple) else result
     return found.to(torch.int64) if operation.name == "view_as_real" else found
 
 

@@ -104,7 +104,8 @@ def _tensors(dissected: Dissected, layer: int, dissection: Dissection, norms: No
     side = dissected.query
     hidden = hidden_of(side).tensor if side is not None and side.operand.inputs else None
     output = around.output_value.tensor if around.output_value is not None else None
-    error = None
+    error: float | None = None
+    raw: Tensor | None
     if found.fused is not None:
         raw, scores, pattern = _recomputed(dissected, query, key)
         softmax_output = pattern

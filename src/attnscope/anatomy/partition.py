@@ -170,7 +170,9 @@ def _projections(made: Partition, attention: Attention, roles: RoleParts) -> Att
                 name = made.merge_query_key(name, made.blocks[name].layer or 0)
             blocks[Role.QUERY.value] = name
         blocks[role.value] = name
-    slices = {role.value: tuple(per_head) for role, per_head in roles.heads.items() if role.value in blocks}
+    slices: dict[str, tuple[tuple[ParameterSlice, ...], ...]] = {
+        role.value: tuple(per_head) for role, per_head in roles.heads.items() if role.value in blocks
+    }
     return replace(attention, blocks=blocks, head_slices=slices)
 
 

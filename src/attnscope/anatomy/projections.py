@@ -95,7 +95,7 @@ def _parameters_between(value: Value, data: Value) -> list[Value]:
     found, waiting, seen = [], [value], set()
     while waiting:
         item = waiting.pop()
-        if item.number in seen or item.number <= data.number and item.producer is not None:
+        if item.number in seen or (item.number <= data.number and item.producer is not None):
             continue
         seen.add(item.number)
         if item.leaf == "parameter":

@@ -126,11 +126,16 @@ class Record:
         return [name for bit, name in enumerate(self.parameters) if mask >> bit & 1]
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes a `Record` while it is active. With `grad`, every operation runs with its autograd graph."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """The compiler is never reached from here, and loading it to switch it off takes seconds."""
+        return False
+
     def __init__(self, model: nn.Module, batch: Any, stack: list[str], *, grad: bool, replace: Replace | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.record = Record(parameters=dict(model.named_parameters()))
         self._stack = stack
         self._grad = grad

@@ -201,7 +201,7 @@ def _narrow(index: Tensor) -> Tensor:
     """Drops copies: an axis along which nothing changes gets size one."""
     for axis in range(index.dim()):
         size = index.shape[axis]
-        if size > 1 and (index.stride(axis) == 0 or bool((index.narrow(axis, 1, 1) == index.narrow(axis, 0, 1)).all())
-                         and bool((index == index.narrow(axis, 0, 1)).all())):
+        if size > 1 and (index.stride(axis) == 0 or (bool((index.narrow(axis, 1, 1) == index.narrow(axis, 0, 1)).all())
+                         and bool((index == index.narrow(axis, 0, 1)).all()))):
             index = index.narrow(axis, 0, 1)
     return index

@@ -11,7 +11,7 @@ from attnscope.anatomy.contraction import contraction_of
 from attnscope.anatomy.dissect import Dissected, Dissection, hidden_of
 from attnscope.anatomy.layout import Layouts
 from attnscope.anatomy.paths import bare, main_operand, projection_sides
-from attnscope.anatomy.projections import Projection, varying, bias_map, parameter_behind, slice_of
+from attnscope.anatomy.projections import Projection, bias_map, parameter_behind, slice_of, varying
 from attnscope.anatomy.record import Operation, Record, Value
 from attnscope.anatomy.vocabulary import BINARY, CAST, CONVOLUTION, DROPOUT, JOIN, LAYOUT, NORM, UNARY
 
@@ -191,7 +191,8 @@ def _origins(dissected: Dissected, norms: NormModules) -> dict[int, int]:
     side = dissected.query or dissected.scorer_hidden
     if side is None:
         return {}
-    value, depth, found = hidden_of(side), 0, {}
+    value, depth = hidden_of(side), 0
+    found: dict[int, int] = {}
     for _ in range(40):
         found.setdefault(id(value.tensor), depth)
         operation = value.producer
@@ -215,7 +216,7 @@ def _residual(found: Surroundings, dissected: Dissected, value: Value, norms: No
         current = waiting.pop(0)
         for operation in current.consumers:
             others = [item for item in operation.inputs if item is not current and item.numel > 1]
-            if operation.name == "add" and others and others[0].params and others[0].inputs or (
+            if (operation.name == "add" and others and others[0].params and others[0].inputs) or (
                 operation.name == "add" and others and others[0].numel == current.numel
             ):
                 if id(bare(others[0]).tensor) in origins or id(others[0].tensor) in origins:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from attnscope.anatomy.blocks import Anatomy, InputTensor
-from attnscope.calling import default_forward
 from attnscope.anatomy.describe import describe
 from attnscope.anatomy.dissect import Dissection, dissect
 from attnscope.anatomy.partition import partition
@@ -20,6 +19,7 @@ from attnscope.anatomy.surroundings import NormModules, surroundings_of
 from attnscope.anatomy.unwrap import unwrapped
 from attnscope.anatomy.usage import usage_of
 from attnscope.anatomy.vocabulary import CAST, LAYOUT, LOOKUP
+from attnscope.calling import default_forward
 from attnscope.errors import TraceError
 from attnscope.undisturbed import undisturbed
 

@@ -5,8 +5,13 @@ Names are those of the dispatcher without namespace, overload and the trailing u
 
 from __future__ import annotations
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Move elements about and change no number: they can be replayed on an index tensor.
-LAYOUT = frozenset(
+LAYOUT = _names(
     """
     view reshape _unsafe_view _reshape_alias view_as reshape_as permute transpose t mT mH adjoint numpy_T
     matrix_H unsqueeze squeeze expand expand_as broadcast_to flatten unflatten ravel contiguous clone alias detach
@@ -15,15 +20,15 @@ LAYOUT = frozenset(
     index_select gather take_along_dim index as_strided unfold diagonal view_as_real view_as_complex
     _pack_padded_sequence _pad_packed_sequence constant_pad_nd pad pixel_shuffle pixel_unshuffle
     atleast_1d atleast_2d atleast_3d
-    """.split()
+    """
 )
 JOIN = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack"})
 
 # Keep every element in its place and only change its type.
-CAST = frozenset("to _to_copy type_as lift_fresh lift_fresh_copy float double half conj resolve_conj real".split())
+CAST = _names("to _to_copy type_as lift_fresh lift_fresh_copy float double half conj resolve_conj real")
 
 # One tensor in, the same shape out (or a tensor and numbers, or a tensor and a mask).
-UNARY = frozenset(
+UNARY = _names(
     """
     neg exp exp2 expm1 log log1p tanh sigmoid relu relu6 gelu silu mish elu selu celu softplus leaky_relu prelu
     hardtanh hardsigmoid hardswish abs sqrt rsqrt square reciprocal clamp clamp_min clamp_max clip nan_to_num
@@ -32,67 +37,68 @@ UNARY = frozenset(
     rms_norm _fused_rms_norm group_norm native_group_norm batch_norm native_batch_norm _batch_norm_with_update
     _native_batch_norm_legit instance_norm cumsum normalize _safe_softmax renorm log10 log2 round floor ceil
     _native_batch_norm_legit_no_training cudnn_batch_norm _batch_norm_impl_index
-    """.split()
+    """
 )
-BINARY = frozenset(
+BINARY = _names(
     """
     add sub rsub mul multiply div divide true_divide where maximum minimum max min addcmul addcdiv lerp pow
     floor_divide remainder fmod atan2 hypot logaddexp copysign subtract index_put masked_scatter glu copy written
-    """.split()
+    """
 )
 ELEMENTWISE = CAST | UNARY | BINARY
-NONLINEAR = frozenset(
+NONLINEAR = _names(
     """
     exp tanh sigmoid relu relu6 gelu silu mish elu selu celu softplus leaky_relu prelu hardtanh hardsigmoid
     hardswish abs log softmax _softmax glu square
-    """.split()
+    """
 )
-NORM = frozenset(
+NORM = _names(
     """
     layer_norm native_layer_norm rms_norm _fused_rms_norm group_norm native_group_norm batch_norm
     native_batch_norm _batch_norm_with_update _native_batch_norm_legit instance_norm normalize
     _native_batch_norm_legit_no_training cudnn_batch_norm
-    """.split()
+    """
 )
 SOFTMAX = frozenset({"softmax", "_softmax", "_safe_softmax"})
 DROPOUT = frozenset({"dropout", "native_dropout", "alpha_dropout", "feature_dropout", "_fused_dropout"})
 
 MATRIX_PRODUCT = frozenset({"matmul", "bmm", "mm", "mv", "dot", "vdot", "baddbmm", "addmm", "addmv", "linear"})
-CONVOLUTION = frozenset("conv1d conv2d conv3d convolution _convolution conv_transpose1d conv_transpose2d".split())
-REDUCTION = frozenset(
+CONVOLUTION = _names("conv1d conv2d conv3d convolution _convolution conv_transpose1d conv_transpose2d")
+REDUCTION = _names(
     """
     sum mean amax amin max min prod std var norm linalg_vector_norm logsumexp any all argmax argmin nansum
     nanmean std_mean var_mean median mode
-    """.split()
+    """
 )
-FUSED = frozenset(
+FUSED = _names(
     """
     scaled_dot_product_attention _scaled_dot_product_flash_attention_for_cpu
     _scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention
     _scaled_dot_product_cudnn_attention _scaled_dot_product_attention_math
     _scaled_dot_product_fused_attention_overrideable
-    """.split()
+    """
 )
-RECURRENT = frozenset({"gru", "lstm", "rnn_tanh", "rnn_relu", "gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell"})
+RECURRENT = _names("gru lstm rnn_tanh rnn_relu gru_cell lstm_cell rnn_tanh_cell rnn_relu_cell")
 LOOKUP = frozenset({"embedding", "embedding_bag", "_embedding_bag"})
-POOLING = frozenset(
+POOLING = _names(
     """
     max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
     adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d _adaptive_avg_pool2d
     _adaptive_avg_pool3d max_pool2d_with_indices max_pool3d_with_indices
-    """.split()
+    """
 )
 
 # Composite operations that are recorded whole; every other composite operation is recorded by its parts.
-WHOLE = frozenset(
-    {"linear", "matmul", "softmax", "log_softmax", "dropout", "layer_norm", "rms_norm", "group_norm", "batch_norm"}
-    | {"instance_norm", "reshape", "flatten", "chunk", "expand_as", "scaled_dot_product_attention", "where", "to"}
-    | {"conv1d", "conv2d", "conv3d", "gru", "lstm", "rnn_tanh", "rnn_relu", "gru_cell", "lstm_cell", "contiguous"}
-    | {"avg_pool1d", "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"}
-    | {"adaptive_avg_pool3d", "embedding", "masked_fill", "repeat_interleave", "take_along_dim", "clip", "std", "var"}
-    | {"alpha_dropout", "feature_dropout", "_pad_packed_sequence", "movedim", "view_as", "reshape_as", "type_as"}
-    | {"conv_transpose1d", "conv_transpose2d", "swapaxes", "swapdims", "moveaxis", "tile", "unflatten", "ravel"}
-    | {"nll_loss", "nll_loss_nd", "cross_entropy_loss", "rnn_tanh_cell", "rnn_relu_cell", "mT", "mH", "adjoint"}
+WHOLE = _names(
+    """
+    linear matmul softmax log_softmax dropout layer_norm rms_norm group_norm batch_norm instance_norm
+    reshape flatten chunk expand_as scaled_dot_product_attention where to conv1d conv2d conv3d gru lstm
+    rnn_tanh rnn_relu gru_cell lstm_cell contiguous avg_pool1d max_pool1d max_pool2d max_pool3d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d embedding masked_fill repeat_interleave
+    take_along_dim clip std var alpha_dropout feature_dropout _pad_packed_sequence movedim view_as
+    reshape_as type_as conv_transpose1d conv_transpose2d swapaxes swapdims moveaxis tile unflatten ravel
+    nll_loss nll_loss_nd cross_entropy_loss rnn_tanh_cell rnn_relu_cell mT mH adjoint
+    """
 )
 
 

@@ -13,9 +13,11 @@ from attnscope.anatomy.contraction import Contraction
 
 @dataclass(frozen=True, eq=False)
 class Weighing:
-    """Attributes:
-    value_rows: [batch, head, key, width] -> flat index in the value operand.
-    context_rows: [batch, head, query, width] -> flat index in the context.
+    """Values and context in canonical layout.
+
+    Attributes:
+        value_rows: [batch, head, key, width] -> flat index in the value operand.
+        context_rows: [batch, head, query, width] -> flat index in the context.
     """
 
     value_rows: Tensor
