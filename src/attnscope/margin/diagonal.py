@@ -27,7 +27,9 @@ def diagonal(constraints: Constraints) -> MaxMargin:
         MarginError: no diagonal W separates the data, or the gap is above 1e-6.
     """
     rows = diagonal_rows(constraints)
-    found = linprog(np.ones(2 * rows.shape[1]), A_ub=-np.hstack([rows, -rows]), b_ub=-np.ones(len(rows)), method="highs")
+    found = linprog(
+        np.ones(2 * rows.shape[1]), A_ub=-np.hstack([rows, -rows]), b_ub=-np.ones(len(rows)), method="highs"
+    )
     if found.status == 2:
         raise MarginError("no diagonal W separates the data; the diagonal problem is infeasible")
     if found.status != 0:

@@ -38,9 +38,7 @@ def nuclear(constraints: Constraints, solver: str = "auto") -> MaxMargin:
 
 def _triangle(size: int, *, upper: bool) -> tuple[Array, Array]:
     """Rows and columns of a triangle, stacked by columns, as the solver wants it."""
-    pairs = [
-        (row, column) for column in range(size) for row in (range(column + 1) if upper else range(column, size))
-    ]
+    pairs = [(row, column) for column in range(size) for row in (range(column + 1) if upper else range(column, size))]
     rows, columns = np.array(pairs).T
     return rows, columns
 
@@ -89,8 +87,12 @@ def _scs(matrices: Array) -> tuple[Array, Array]:
     count, p, q = matrices.shape
     left, right, triangle = _cone_rows(matrices, upper=False)
     found = solver.SCS(
-        {"A": left, "b": right, "c": -np.ones(count)}, {"l": count, "s": [p + q]},
-        eps_abs=1e-10, eps_rel=1e-10, max_iters=200_000, verbose=False,
+        {"A": left, "b": right, "c": -np.ones(count)},
+        {"l": count, "s": [p + q]},
+        eps_abs=1e-10,
+        eps_rel=1e-10,
+        max_iters=200_000,
+        verbose=False,
     ).solve()
     if found["info"]["status"] == "unbounded":
         raise MarginError("the data are not separable: the dual is unbounded")
