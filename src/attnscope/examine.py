@@ -15,7 +15,8 @@ from torch import nn
 
 from attnscope import catalogue
 from attnscope.anatomy.blocks import Anatomy
-from attnscope.anatomy.trace import trace, unwrapped
+from attnscope.anatomy.trace import trace
+from attnscope.anatomy.unwrap import unwrapped
 from attnscope.case import Case, Expectations, Forward, Loss, default_forward, default_loss
 from attnscope.diagnosis.ranking import chosen, rank, weigh
 from attnscope.diagnosis.rules import Examination, Rule

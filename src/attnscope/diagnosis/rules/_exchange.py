@@ -1,0 +1,39 @@
+"""Exchanges of weights that lower the loss, as the rules about swapped blocks read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from attnscope.diagnosis.rules import Examination
+
+CLEAR = 0.1  # an exchange must save this share of the loss to be believed; healthy models save less
+
+
+@dataclass(frozen=True)
+class Saving:
+    """An exchange that lowers the loss."""
+
+    first: str
+    second: str
+    loss: float
+    saved: float
+
+
+def savings(examination: Examination, kind: str) -> Iterator[Saving]:
+    """Exchanges of `roles` or `layers` that clearly lower the loss on every batch, the best first."""
+    reading = examination.reading("exchanged_blocks")
+    if reading is None:
+        return
+    loss = float(reading.facts.get("loss", float("nan")))
+    if not loss > 0:
+        return
+    rows = zip(
+        reading.facts["pairs"], reading.facts["kinds"], reading.facts["falls_everywhere"], reading.values, strict=True
+    )
+    found = [
+        Saving(str(pair[0]), str(pair[1]), loss, -float(change))
+        for pair, its_kind, everywhere, change in rows
+        if its_kind == kind and everywhere and -float(change) >= CLEAR * loss
+    ]
+    yield from sorted(found, key=lambda saving: -saving.saved)
