@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attnscope.anatomy.observe import observe
-from attnscope.anatomy.trace import trace
 from torch import Tensor, nn
 
+from attnscope.anatomy.observe import observe
+from attnscope.anatomy.trace import trace
 from attnscope.case import default_forward
 
 from .test_rows import ROWS
