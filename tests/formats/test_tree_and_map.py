@@ -129,7 +129,7 @@ def test_places_and_their_cells() -> None:
         (0.0, "0", "0"), (None, "–", "–"), (0.4312, "0.431", "0.431"), (-0.5, "-0.5", "−0.5"),
         (1.234e-7, "1.23e-07", "1.23\u2009×\u200910⁻⁷"), (12800.0, "12\u2009800", "12\u2009800"),
         (float("nan"), "not a number", "not a number"), (float("-inf"), "minus infinite", "minus infinite"),
-        (3.0, "3", "3"), (-2.5e8, "-2.50e+08", "−2.50\u2009×\u200910⁸"), (1.5, "1.5", "1.5"),
+        (3.0, "3", "3"), (-2.5e8, "-2.5e+08", "−2.5\u2009×\u200910⁸"), (1.5, "1.5", "1.5"),
     ],
 )
 def test_numbers_are_written_for_people(value: float | None, plain: str, set_in_type: str) -> None:

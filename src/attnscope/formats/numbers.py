@@ -19,7 +19,8 @@ def number(value: float | None, *, digits: int = 3) -> str:
         return "0"
     magnitude = abs(value)
     if magnitude < 1e-3 or magnitude >= 1e6:
-        return f"{value:.{digits - 1}e}"
+        mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{power}"
     if value == int(value) or magnitude >= 1000:
         return f"{value:,.0f}".replace(",", "\u2009")
     return f"{value:.{digits}g}"
@@ -31,6 +32,8 @@ def typeset(value: float | None, *, digits: int = 3) -> str:
     if not (exponent and power.lstrip("+-").isdigit()):
         return number(value, digits=digits).replace("-", "−")
     raised = str(int(power)).translate(_RAISED)
+    if mantissa in ("1", "-1"):
+        return f"{mantissa[:-1].replace('-', '−')}10{raised}"
     return f"{mantissa.replace('-', '−')}\u2009×\u200910{raised}"
 
 

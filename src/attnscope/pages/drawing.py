@@ -39,12 +39,17 @@ class Drawing:
     Attributes:
         reading: the numbers.
         number: of the reading on the page; negative when the script cannot read the picture.
-        suspects: entries that speak of a suspected place.
+        suspects: the entries that a finding rests on.
     """
 
     reading: Reading
     number: int = 0
     suspects: frozenset[tuple[int, ...]] = frozenset()
+
+    @property
+    def ringed(self) -> str:
+        """What the rings mean, when there are any."""
+        return "ringed: what a finding rests on" if self.suspects else ""
 
     @property
     def label(self) -> str:

@@ -40,7 +40,7 @@ def _lines(drawing: Drawing, values: Array, named: Sequence[str], *, transposed:
     kept = _thinned(values)
     scale = Scale.of(values, zero=values.shape[1] == 1 and reading.stderr is None)
     many = values.shape[1] > 1
-    left, right, top, bottom = 52.0, 96.0 if many else 16.0, 10.0, 190.0
+    left, right, top, bottom = 60.0, 96.0 if many else 16.0, 10.0, 190.0
     span, first, last = WIDTH - left - right, places[0], places[-1]
     across = Scale(min(first, last), max(first, last))
 

@@ -23,11 +23,12 @@ def matrix(drawing: Drawing) -> Figure:
         return _shrunk(drawing)
     square = len(rows) > 2 and tuple(map(str, rows)) == tuple(map(str, columns))
     plain, wide = _matrix(drawing, values, None)
+    caption = "; ".join(filter(None, (Scale.of(values).words, drawing.ringed)))
     if not square:
-        return Figure({"": plain}, Scale.of(values).words, wide)
+        return Figure({"": plain}, caption, wide)
     order = by_similarity(values)
     both = {"model order": plain, "by likeness": _matrix(drawing, values, order)[0]}
-    return Figure(both, Scale.of(values).words, wide)
+    return Figure(both, caption, wide)
 
 
 def panels(drawing: Drawing) -> Figure | None:
@@ -91,10 +92,12 @@ def _matrix(drawing: Drawing, values: Array, order: list[int] | None) -> tuple[M
             parts.append(words(label, x + 3, top - 7, class_="t mono", transform=turned))
     if n_rows * n_columns <= 48 and cell >= 26:
         parts += _numbers(values, row_order, column_order, scale, left, top, cell, height)
-    for row, column in sorted(drawing.suspects):
-        x, y = left + cell * column_order.index(column), top + height * row_order.index(row)
-        parts.append(element("rect", x=x - 0.5, y=y - 0.5, width=cell - 0.5, height=height - 0.5, rx=2.0,
-                             class_="ring"))
+    for slot_y, row in enumerate(row_order):
+        for first, last in _runs([(row, column) in drawing.suspects for column in column_order]):
+            parts.append(element(
+                "rect", x=left + cell * first - 1.2, y=top + height * slot_y - 1.2,
+                width=cell * (last - first + 1) + 0.9, height=height + 0.9, rx=2.5, class_="ring",
+            ))
     axis = f"{reading.dims[1]} →"
     if upright:
         parts.append(words(axis, left + cell * n_columns + 4, top - 7, class_="t dim"))
@@ -104,6 +107,17 @@ def _matrix(drawing: Drawing, values: Array, order: list[int] | None) -> tuple[M
                column_order=column_order)
     total = top + height * n_rows + 46
     return picture(width, total, "".join(parts), label=drawing.label, **box), width > WIDTH + 20
+
+
+def _runs(marked: Sequence[bool]) -> list[tuple[int, int]]:
+    """First and last of each run of marked slots."""
+    found: list[tuple[int, int]] = []
+    for slot, mark in enumerate(marked):
+        if mark and found and found[-1][1] == slot - 1:
+            found[-1] = (found[-1][0], slot)
+        elif mark:
+            found.append((slot, slot))
+    return found
 
 
 def _shrunk(drawing: Drawing) -> Figure:

@@ -284,7 +284,7 @@
       if (largest !== null) cell.classList.add(`q${Math.min(8, Math.floor(9 * share(largest, bounds)))}`);
     }
     const ramp = make("span", { class: "ramp", "aria-hidden": "true" }, ...[0, 1, 2, 3, 4, 5, 6, 7, 8].map((level) => make("i", { class: `q${level}` })));
-    scale.replaceChildren(make("span", {}, write(bounds.low), ramp, write(bounds.high), reading.u || ""),
+    scale.replaceChildren(make("span", {}, write(bounds.low), ramp, `${write(bounds.high)} ${reading.u}`),
       make("span", {}, `${reading.t}${bounds.log ? ", logarithmic scale" : ""}; dashed: not read`));
   });
 
@@ -363,7 +363,7 @@
       box.append(reading.v ? tableOf(reading) : make("p", { class: "dim" }, "Too many numbers for this page; they are in the JSON of the diagnosis."));
     }, { once: false });
 
-  // the anatomy's rows, copying, printing
+  // the anatomy's rows, copying
   for (const button of document.querySelectorAll(".expand"))
     button.addEventListener("click", () => {
       const open = byId(button.getAttribute("aria-controls")).classList.toggle("open");
@@ -378,10 +378,4 @@
       }
       setTimeout(() => { button.textContent = "copy"; }, 1600);
     });
-  let opened = [];
-  addEventListener("beforeprint", () => {
-    opened = [...document.querySelectorAll("details:not([open], .table, .checks details)")];
-    for (const details of opened) details.open = true;
-  });
-  addEventListener("afterprint", () => { for (const details of opened) details.open = false; });
 })();

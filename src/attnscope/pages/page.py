@@ -15,7 +15,6 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from attnscope.anatomy.blocks import parse_place
 from attnscope.findings import Diagnosis, Severity
 from attnscope.formats.model_map import State, home, model_map
 from attnscope.formats.numbers import count, typeset
@@ -25,7 +24,7 @@ from attnscope.pages.data import page_data, script_json
 from attnscope.pages.drawing import Drawing, Figure, summary
 from attnscope.pages.figures import figure
 from attnscope.pages.lens_notes import OTHER, TOPICS, LensNote, lens_note
-from attnscope.pages.places import entries
+from attnscope.pages.places import entries, touching
 from attnscope.pages.prose import inline, name, prose, shown
 from attnscope.readings import Reading
 
@@ -212,9 +211,8 @@ def _drawn(diagnosis: Diagnosis, detail: Detail) -> list[Drawn]:
     """Every reading with its figure, until the figures' budget is spent."""
     left = detail.figures
     drawn = []
-    suspects = {finding.block_or_site for finding in diagnosis.at_least(Severity.WARNING)}
     for number, (lens, reading) in enumerate(diagnosis.readings.items()):
-        made = figure(Drawing(reading, number, _rings(reading, suspects))) if left > 0 else None
+        made = figure(Drawing(reading, number, _rings(reading, diagnosis))) if left > 0 else None
         if made is not None:
             size = sum(map(len, made.svg.values()))
             made = made if size <= left else None
@@ -223,10 +221,14 @@ def _drawn(diagnosis: Diagnosis, detail: Detail) -> list[Drawn]:
     return drawn
 
 
-def _rings(reading: Reading, suspects: set[str]) -> frozenset[tuple[int, ...]]:
-    """The entries of the suspected places themselves, or of their head."""
-    wanted = suspects | {home(place)[0] for place in suspects if parse_place(place)[1] is not None}
-    return frozenset(index for place, index in entries(reading) if place in wanted)
+def _rings(reading: Reading, diagnosis: Diagnosis) -> frozenset[tuple[int, ...]]:
+    """The entries that serious findings rest on."""
+    return frozenset(
+        index
+        for finding in diagnosis.at_least(Severity.WARNING)
+        if any(item.lens == reading.lens for item in finding.evidence)
+        for index in touching(reading, finding.block_or_site)[1]
+    )
 
 
 def _colours_map(reading: Reading) -> bool:

@@ -47,16 +47,21 @@ class Scale:
             low, high = min(low, 0.0), max(high, 0.0)
         return cls(low, high)
 
+    @property
+    def _half(self) -> float:
+        """Half the range: the whole of it may be larger than the largest float."""
+        return self.high / 2 - self.low / 2
+
     def at(self, value: float) -> float:
         """The place of a value, 0 at the low end and 1 at the high end."""
-        if self.high <= self.low:
+        if self._half <= 0:
             return 0.0 if self.form == LINEAR else 0.5
         if self.form == LOG:
             if value <= 0:
                 return 0.0
             share = math.log(value / self.low) / math.log(self.high / self.low)
         else:
-            share = (value - self.low) / (self.high - self.low)
+            share = (value / 2 - self.low / 2) / self._half
         return min(max(share, 0.0), 1.0)
 
     def level(self, value: float) -> str:
@@ -68,7 +73,7 @@ class Scale:
 
     def ticks(self, wanted: int = 4) -> list[float]:
         """Round numbers inside the range."""
-        if self.high <= self.low:
+        if self._half <= 0:
             return [self.low]
         if self.form == LOG:
             first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
@@ -76,7 +81,9 @@ class Scale:
                 return [self.low, self.high]
             stride = max(1, math.ceil((last - first + 1) / wanted))
             return [10.0**power for power in range(first, last + 1, stride)]
-        step = nice((self.high - self.low) / wanted)
+        step = nice(2 * self._half / wanted)
+        if not math.isfinite(step) or self.low + step in (self.low, math.inf) or self.high - step == self.high:
+            return [self.low, self.high]  # the range is at the edge of what floats can hold
         first_tick = math.ceil(self.low / step - 1e-9) * step
         count = int((self.high - first_tick) / step + 1e-9) + 1
         ticks = [first_tick + step * i for i in range(count)]
