@@ -28,7 +28,7 @@ class TopicAndPlace(Task):
     model: ClassVar[str] = "encoder"
     sizes: ClassVar[Mapping[str, int]] = {"n_tokens": N_TOKENS, "n_classes": 4}
     expects: ClassVar[Mapping[str, Any]] = {"causal": False, "padding_token": PAD, "order_matters": True}
-    steps: ClassVar[int] = 200
+    steps: ClassVar[int] = 300
     healthy_accuracy: ClassVar[float] = 0.9
     chance: ClassVar[float] = 0.25
 
