@@ -119,10 +119,13 @@ class Reading:
     def from_dict(cls, data: Mapping[str, Any]) -> Reading:
         """The inverse of `to_dict`."""
         stderr = data.get("stderr")
+        dims = tuple(data["dims"])
+        values = np.asarray(floats(data["values"]), dtype=np.float64)
         return cls(
             lens=str(data["lens"]),
-            values=np.asarray(floats(data["values"]), dtype=np.float64),
-            dims=tuple(data["dims"]),
+            # An empty array of several axes is written as an empty list, which has one.
+            values=values if values.size else values.reshape((*values.shape, *(0,) * len(dims))[: len(dims)]),
+            dims=dims,
             unit=str(data["unit"]),
             coords={dim: tuple(labels) for dim, labels in data.get("coords", {}).items()},
             status=str(data.get("status", OK)),

@@ -62,6 +62,8 @@ class Lens(ABC):
         """A reading of this lens; not finite (where a number was due) becomes a status."""
         array = np.asarray(values, dtype=np.float64)
         infinite = bool(np.isinf(array).any()) or (array.size > 0 and bool(np.isnan(array).all()))
+        if infinite and not note:
+            note = f"{int((~np.isfinite(array)).sum())} of {array.size} numbers are NaN or infinite"
         return Reading(
             lens=self.name, values=array, dims=self.dims, unit=self.unit, coords=coords or {},
             status=NOT_FINITE if infinite else OK, note=note, stderr=stderr, step=step,

@@ -139,7 +139,7 @@ class Joined(BlockOperator):
             yield {"model": torch.cat([product[name].to(self.device("model")) for name in names])}
 
     def _cut(self, vector: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        parts = vector.split([self.operator.sizes[name] for name in names])
+        parts = torch.split(vector, [self.operator.sizes[name] for name in names])
         return {
             name: part.to(self.operator.device(name)) for name, part in zip(names, parts, strict=True)
         }

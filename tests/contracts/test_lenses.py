@@ -1,0 +1,109 @@
+"""Every lens in the folder keeps the promises of its family, on models of different kinds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import small_probes
+from attnscope import catalogue
+from attnscope.lenses import DEEP, Lens
+from attnscope.probe import Probe
+from attnscope.readings import Reading
+from attnscope.testing import ContractError, check_docstring, check_lens, check_member
+
+NAMES = catalogue.names("lenses")
+SMALLER = {"n_probes": 3, "max_steps": 5, "n_starts": 1, "steps": 5, "points": 21}
+
+
+def made(name: str) -> Lens:
+    """The lens; the deep ones with settings that suit a test."""
+    member = catalogue.load("lenses", name)
+    known = {field.name for field in dataclasses.fields(member)}
+    return member(**{key: value for key, value in SMALLER.items() if key in known and member.effort == DEEP})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_has_the_form_of_a_member(name: str) -> None:
+    check_member("lenses", name)
+
+
+@pytest.mark.parametrize("model", small_probes.MODELS)
+@pytest.mark.parametrize("name", NAMES)
+def test_keeps_its_promises(name: str, model: str) -> None:
+    check_lens(made(name), lambda: small_probes.probe(model))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_can_be_drawn(name: str) -> None:
+    figures = pytest.importorskip("attnscope.pages.figures")
+    drawing = pytest.importorskip("attnscope.pages.drawing")
+    lens = made(name)
+    probes = [probe for probe in map(small_probes.probe, ("gpt", "distilbert")) if not lens.applies_to(probe.anatomy)]
+    for probe in probes:
+        reading = lens.measure(probe)
+        several = reading.values.size > 1 and bool(np.isfinite(reading.values).any())
+        drawn = figures.figure(drawing.Drawing(reading))
+        assert drawn is not None or not several, reading.dims
+
+
+@dataclasses.dataclass(frozen=True)
+class Clumsy(Lens):
+    """Does what no lens may.
+
+    **Measures** nothing.
+    """
+
+    unit = "1"
+    dims = ("block",)
+    mischief: str = "none"
+
+    @property
+    def name(self) -> str:
+        return "clumsy"
+
+    def measure(self, probe: Probe) -> Reading:
+        model = probe.model
+        if self.mischief == "weights":
+            with torch.no_grad():
+                next(model.parameters()).add_(1e-3)
+        elif self.mischief == "gradients":
+            next(model.parameters()).grad = None
+        elif self.mischief == "mode":
+            model.eval()
+        elif self.mischief == "hooks":
+            model.register_forward_hook(lambda *_: None)
+        elif self.mischief == "random":
+            torch.rand(1)
+        elif self.mischief == "batch":
+            probe.batch["input_ids"][0, 0] = 0
+        elif self.mischief == "optimiser":
+            assert probe.optimizer is not None
+            probe.optimizer.param_groups[0]["lr"] = 0.0
+        elif self.mischief == "unrepeatable":
+            return self.reading([float(id(probe))], coords={"block": ("all",)})
+        value = float(next(model.parameters()).detach().sum())
+        return self.reading([value], coords={"block": ("all",)})
+
+
+@pytest.mark.parametrize("mischief", ["weights", "gradients", "mode", "hooks", "random", "batch", "optimiser"])
+def test_the_contract_notices_what_is_changed(mischief: str) -> None:
+    with pytest.raises(ContractError, match="changed"):
+        check_lens(Clumsy(mischief), lambda: small_probes.probe("gpt"))
+
+
+def test_the_contract_notices_a_lens_that_does_not_repeat() -> None:
+    with pytest.raises(ContractError, match="another reading on a fresh probe"):
+        check_lens(Clumsy("unrepeatable"), lambda: small_probes.probe("gpt"))
+
+
+def test_the_contract_passes_a_lens_that_behaves() -> None:
+    check_lens(Clumsy(), lambda: small_probes.probe("gpt"))
+
+
+def test_the_contract_notices_a_missing_section() -> None:
+    with pytest.raises(ContractError, match="sections"):
+        check_docstring(Clumsy, ("Measures", "Reading it"))
