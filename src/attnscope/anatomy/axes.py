@@ -130,31 +130,32 @@ def key_places(found: Found, layouts: Layouts) -> Tensor | None:
     return index.reshape(-1)[found.value_product.along(found.pattern_side)]
 
 
+def key_axes_of(raw: Value, places: Tensor | None) -> list[int]:
+    """The axes of the raw scores that one weighted sum runs along."""
+    if places is not None and len(places) > 1:
+        coordinates = torch.unravel_index(places.clamp(min=0), raw.shape)
+        varying = [axis for axis, values in enumerate(coordinates) if bool((values != values[0]).any())]
+        if varying:
+            return varying
+    return [len(raw.shape) - 1]
+
+
 def score_axes(
-    raw: Value, product: Contraction | None, places: Tensor | None, sides: dict[str, Side], *,
-    additive: bool,
+    raw: Value, product: Contraction, places: Tensor | None, sides: Mapping[str, Side]
 ) -> tuple[ScoreAxes, dict[str, Side]]:
-    """Finds the axes of an attention that has raw scores.
+    """Finds the axes of scores that are a product of queries and keys.
 
     Args:
         raw: the raw scores.
-        product: the contraction that made them; None when the scores are not a product.
+        product: the contraction that made them.
         places: elements of the raw scores that one weighted sum runs over (see `key_places`).
-        sides: `a` and `b` of the product (empty when there is none).
-        additive: the other axes beside keys are heads, not queries.
+        sides: `a` and `b` of the product.
 
     Returns:
         the axes, and the sides as `query` and `key`.
     """
     rank = len(raw.shape)
-    key_axes = [rank - 1]
-    if places is not None and len(places) > 1:
-        coordinates = torch.unravel_index(places.clamp(min=0), raw.shape)
-        varying = [axis for axis, values in enumerate(coordinates) if bool((values != values[0]).any())]
-        key_axes = varying or key_axes
-    if product is None:
-        query_axes = [axis for axis in range(rank) if axis == rank - 1 and axis not in key_axes]
-        return _arranged(raw, query_axes, key_axes, heads_in_rows=True), {}
+    key_axes = key_axes_of(raw, places)
     query_side = "a"
     if _plain(product):
         last = {rank - 2: "a", rank - 1: "b"}
@@ -170,22 +171,21 @@ def score_axes(
         key_side = "b" if query_side == "a" else "a"
         query_axes = sorted(varies[query_side] - varies[key_side] - set(key_axes))
     key_side = "b" if query_side == "a" else "a"
-    axes = _arranged(raw, query_axes, key_axes, heads_in_rows=additive)
+    axes = arranged(raw, query_axes, key_axes)
     axes.product, axes.query_side = product, query_side
     named = {"query": sides[query_side], "key": sides[key_side]}
-    if not additive:
-        _split_heads(axes, product, named, query_axes, key_axes)
+    _split_heads(axes, product, named, query_axes, key_axes)
     return axes, named
 
 
-def _arranged(raw: Value, query_axes: list[int], key_axes: list[int], *, heads_in_rows: bool) -> ScoreAxes:
-    """[batch, 1, query, key] (or [batch, head, 1, key]) by structure alone."""
+def arranged(raw: Value, query_axes: list[int], key_axes: list[int]) -> ScoreAxes:
+    """[batch, 1, query, key] by structure alone."""
     batch_axes = [axis for axis in range(len(raw.shape)) if axis not in query_axes and axis not in key_axes]
     index = torch.arange(raw.numel).reshape(raw.shape).permute(*batch_axes, *query_axes, *key_axes)
     n_query = int(torch.tensor([raw.shape[axis] for axis in query_axes]).prod()) if query_axes else 1
     n_key = int(torch.tensor([raw.shape[axis] for axis in key_axes]).prod())
     index = index.reshape(-1, n_query, n_key)
-    return ScoreAxes(raw, index.unsqueeze(2) if heads_in_rows else index.unsqueeze(1))
+    return ScoreAxes(raw, index.unsqueeze(1))
 
 
 def _split_heads(

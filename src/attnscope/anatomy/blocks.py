@@ -200,6 +200,7 @@ class Attention:
             (a HAN has no value projection) has no entry.
         head_slices: role -> one tuple of slices per head (for key and value, per key head).
         scale: the factor between the raw query-key products and the scores, None when unknown.
+        scale_factors: the known factors that make up `scale`, one per step.
         expected_scale: 1 / sqrt(d_head) for dot products, else None.
         scale_note: why scale may legitimately differ (T5 folds it into the initialisation).
         scale_step, score_step, value_step: the operations, with the user's lines.
@@ -228,6 +229,7 @@ class Attention:
     blocks: Mapping[str, str] = field(default_factory=dict)
     head_slices: Mapping[str, tuple[tuple[ParameterSlice, ...], ...]] = field(default_factory=dict)
     scale: float | None = None
+    scale_factors: tuple[float, ...] = ()
     expected_scale: float | None = None
     scale_note: str = ""
     scale_step: Step | None = None
@@ -413,6 +415,6 @@ def _attention(data: Mapping[str, Any]) -> Attention:
         role: tuple(tuple(map(_slice, head)) for head in heads)
         for role, heads in values["head_slices"].items()
     }
-    for name in ("positions", "rotary_sides", "norms", "unresolved"):
-        values[name] = tuple(values[name])
+    for name in ("positions", "rotary_sides", "norms", "unresolved", "scale_factors"):
+        values[name] = tuple(values.get(name, ()))
     return Attention(**values)

@@ -12,10 +12,13 @@ from attnscope.anatomy.axes import Side
 from attnscope.anatomy.blocks import Attention, Form, ParameterSlice, Role, SoftmaxStep, Step
 from attnscope.anatomy.dissect import Dissected, Dissection
 from attnscope.anatomy.partition import Heads, RoleParts
+from attnscope.anatomy.find import Found
+from attnscope.anatomy.paths import projection_sides
 from attnscope.anatomy.positions import positions_of
-from attnscope.anatomy.projections import slice_of
+from attnscope.anatomy.projections import FeatureMap, parameter_behind, slice_of
 from attnscope.anatomy.record import Operation, Value
-from attnscope.anatomy.surroundings import NormModules, Surroundings
+from attnscope.anatomy.scoring_network import network_parts
+from attnscope.anatomy.surroundings import Surroundings
 from attnscope.anatomy.vocabulary import SOFTMAX
 
 
@@ -25,39 +28,75 @@ def step_of(operation: Operation | None) -> Step | None:
 
 
 def describe(
-    dissected: Dissected, layer: int, dissection: Dissection, around: Surroundings, model: nn.Module,
-    norms: NormModules,
+    parts: list[Dissected], layer: int, dissection: Dissection, around: list[Surroundings], model: nn.Module
 ) -> tuple[Attention, RoleParts]:
-    """One attention as plain data, and the parameter slices of its roles."""
+    """One attention as plain data, and the parameter slices of its roles.
+
+    Args:
+        parts: one, or one for each head when the model loops over its heads.
+        layer: its number.
+        dissection: the record that it was found in.
+        around: the surroundings of each part.
+        model: the user's model.
+    """
+    dissected, beside = parts[0], around[0]
     found, (n_batch, n_heads, n_query, n_key) = dissected.found, dissected.shape
-    parts = RoleParts(_roles(dissected, around), _beside(dissected, around))
-    unresolved = list(dissected.unresolved)
+    n_heads = sum(part.shape[1] for part in parts)
+    roles = _role_parts(parts, around)
+    unresolved = [text for part in parts[:1] for text in part.unresolved]
     positions, sides = positions_of(dissected, dissection)
-    width = dissected.axes.query_rows.shape[-1] if dissected.axes.query_rows is not None else None
     dot = dissected.form in (Form.DOT_PRODUCT, Form.FUSED)
-    if not dot:
-        width = None
-    masks = tuple(mask.step for mask in dissected.masks)
-    first = found.first
+    width = dissected.axes.query_rows.shape[-1] if dot and dissected.axes.query_rows is not None else None
+    value_operation = found.fused if found.value_product is None else found.value_product.operation
+    module = _common_module([part.found for part in parts])
     attention = Attention(
-        layer=layer, module=first.module, module_class=type(model.get_submodule(first.module)).__name__,
+        layer=layer, module=module, module_class=type(model.get_submodule(module)).__name__,
         form=dissected.form, kind=dissected.kind, n_heads=n_heads,
-        n_key_heads=dissected.axes.n_key_heads if dot else n_heads, d_head=width,
+        n_key_heads=sum(part.axes.n_key_heads for part in parts) if dot else n_heads, d_head=width,
         d_value=dissected.weighing.value_rows.shape[-1] if dissected.weighing else None,
         scale=dissected.scale if dot else None, expected_scale=1 / math.sqrt(width) if width else None,
+        scale_factors=tuple(factor.value for factor in dissected.factors if factor.value is not None) if dot else (),
         scale_step=step_of(dissected.factors[0].operation) if dissected.factors else None,
-        score_step=step_of(first), value_step=step_of(found.fused or found.value_product.operation),  # type: ignore[union-attr]
-        mask=masks, softmax=_softmax(dissected, dissection), dropout=tuple(around.dropout), positions=positions,
-        rotary_sides=sides, residual=around.residual is not None, residual_step=step_of(around.residual),
-        norm_place=around.norm_place, causal_source=_causal(dissected),
-        head_layout=dissected.axes.mixed if dissected.axes.mixed != "ok" else around.merged,
+        score_step=step_of(found.first), value_step=step_of(value_operation),
+        mask=tuple(mask.step for mask in dissected.masks), softmax=_softmax(dissected, dissection),
+        dropout=tuple(beside.dropout), positions=positions, rotary_sides=sides,
+        residual=beside.residual is not None, residual_step=step_of(beside.residual),
+        norm_place=beside.norm_place, causal_source=_causal(dissected),
+        head_layout=dissected.axes.mixed if dissected.axes.mixed != "ok" else beside.merged,
         n_queries=n_query, n_keys=n_key, batch_size=n_batch,
     )
     if dot:
         attention = replace(attention, scale_note=_scale_note(attention, dissected))
         if dissected.scale is None:
             unresolved.append("the scale is learned or varies by head")
-    return replace(attention, unresolved=tuple(unresolved)), parts
+    return replace(attention, unresolved=tuple(unresolved)), roles
+
+
+def _common_module(parts: list[Found]) -> str:
+    """The innermost module that holds the scores and the weighing of values of every part."""
+    paths = []
+    for found in parts:
+        last = found.fused if found.value_product is None else found.value_product.operation
+        assert last is not None
+        paths += [found.first.module.split("."), last.module.split(".")]
+    common = []
+    for names in zip(*paths, strict=False):
+        if len(set(names)) > 1:
+            break
+        common.append(names[0])
+    return ".".join(common)
+
+
+def _role_parts(parts: list[Dissected], around: list[Surroundings]) -> RoleParts:
+    """Parameter slices by role: of every head, and those that no single head owns."""
+    heads: dict[Role, Heads] = {}
+    beside: dict[Role, list[ParameterSlice]] = {}
+    for dissected, surroundings in zip(parts, around, strict=True):
+        for role, items in _roles(dissected, surroundings).items():
+            heads.setdefault(role, []).extend(items)
+        for role, whole in _beside(dissected, surroundings).items():
+            beside.setdefault(role, []).extend(part for part in whole if part not in beside.get(role, []))
+    return RoleParts({role: items if all(items) else [] for role, items in heads.items()}, beside)
 
 
 def _beside(dissected: Dissected, around: Surroundings) -> dict[Role, list[ParameterSlice]]:
@@ -65,11 +104,21 @@ def _beside(dissected: Dissected, around: Surroundings) -> dict[Role, list[Param
     found: dict[Role, list[ParameterSlice]] = {}
     sides = ((Role.QUERY, dissected.query), (Role.KEY, dissected.key), (Role.VALUE, dissected.value))
     for role, side in sides:
-        if side is not None and side.projection is not None:
-            found[role] = [whole(item) for item in side.projection.adapters]
+        if side is None or side.projection is None:
+            continue
+        found[role] = [whole(item) for item in side.projection.adapters]
+        if dissected.axes.mixed == "positions mixed":
+            maps = [item for item in (side.projection.weight, *side.projection.biases) if item is not None]
+            found[role] += [
+                part for item in maps if (part := slice_of(item.parameter, used_of(item), item.contracted)) is not None
+            ]
     if around.output is not None:
-        biases = [item.parameter for item in around.output.biases]
-        found[Role.OUTPUT] = [whole(item) for item in (*biases, *around.output.adapters)]
+        weight = parameter_behind((projection_sides(around.output.operation) or (None, around.output.data))[1])
+        named = [weight] if weight is not None and not around.output_heads else []
+        named += [item.parameter for item in around.output.biases] + around.output.adapters
+        found[Role.OUTPUT] = [whole(item) for item in named]
+    if dissected.query is None:
+        found |= network_parts(dissected)
     return found
 
 
@@ -78,14 +127,21 @@ def whole(parameter: Value) -> ParameterSlice:
     return ParameterSlice(parameter.name, parameter.shape)
 
 
+def used_of(item: FeatureMap) -> Tensor:
+    """Every element of the parameter that some feature is made from, once."""
+    flat = item.index.reshape(-1)
+    return flat[flat >= 0]
+
+
 def _roles(dissected: Dissected, around: Surroundings) -> dict[Role, Heads]:
     """Parameter slices by role and head."""
     axes, weighing = dissected.axes, dissected.weighing
     found: dict[Role, Heads] = {}
-    if axes.query_rows is not None and axes.key_rows is not None and dissected.query and dissected.key:
+    mixed = axes.mixed == "positions mixed"
+    if axes.query_rows is not None and axes.key_rows is not None and dissected.query and dissected.key and not mixed:
         _put(found, Role.QUERY, dissected.query, axes.query_rows)
         _put(found, Role.KEY, dissected.key, axes.key_rows)
-    if weighing is not None and dissected.value is not None:
+    if weighing is not None and dissected.value is not None and not mixed:
         _put(found, Role.VALUE, dissected.value, weighing.value_rows)
     if around.output is not None and around.output_heads:
         found[Role.OUTPUT] = around.output_heads
@@ -129,6 +185,15 @@ def _softmax(dissected: Dissected, dissection: Dissection) -> SoftmaxStep | None
     if found.fused is not None:
         return SoftmaxStep(found.fused.name, found.fused.source, found.fused.index, dim=-1, over="keys")
     operation = found.normaliser
+    if operation is not None and found.hand_sum is not None:
+        dims = found.hand_sum.argument(1, "dim", -1)
+        dim = dims[0] if isinstance(dims, list | tuple) else dims
+        rank = len(operation.out.shape)
+        dim = int(dim) % rank - rank
+        return SoftmaxStep(
+            operation.name, operation.source, operation.index, dim=dim, over=_over(dissected, dissection, dim),
+            applications=found.applications,
+        )
     if operation is None or found.normaliser_input is None:
         return SoftmaxStep("", None, None, dim=-1, over="unknown", applications=0, normaliser="none")
     dim = operation.argument(1, "dim", -1) if operation.name in SOFTMAX else -1
@@ -180,7 +245,8 @@ def _scale_note(attention: Attention, dissected: Dissected) -> str:
     query, key = dissected.query.projection, dissected.key.projection
     if query is None or key is None or query.weight is None or key.weight is None:
         return ""
-    ratio = float(query.weight.parameter.tensor.std() / key.weight.parameter.tensor.std().clamp(min=1e-12))
+    spread = [side.weight.parameter.tensor.detach().float().std() for side in (query, key)]  # type: ignore[union-attr]
+    ratio = float(spread[0] / spread[1].clamp(min=1e-12))
     if ratio < 2 * attention.expected_scale:
         return f"query weights are {ratio:.2g} times the key weights, which stands for the scale 1/sqrt(d_head)"
     return ""

@@ -16,10 +16,12 @@ from attnscope.anatomy.examples import ExampleAxes
 from attnscope.anatomy.find import Finder, Found
 from attnscope.anatomy.layout import Layouts
 from attnscope.anatomy.masks import Mask, described, masks_of
+from attnscope.anatomy.network_axes import network_axes
 from attnscope.anatomy.paths import Path, bare, main_operand, path_back, projection_sides
 from attnscope.anatomy.record import Operation, Record, Value
 from attnscope.anatomy.rows import Provenance
 from attnscope.anatomy.scaling import Factor, factors_before, factors_on, fused_in_product, product_of
+from attnscope.anatomy.vocabulary import CAST, JOIN, LAYOUT
 from attnscope.anatomy.weighing import Weighing, weighing_of
 
 
@@ -59,6 +61,41 @@ class Dissection:
     provenance: Provenance
     attentions: list[Dissected]
 
+    @property
+    def groups(self) -> list[list[Dissected]]:
+        """The attentions, those of a loop over heads together: same input, outputs joined side by side."""
+        found: dict[object, list[Dissected]] = {}
+        for item in self.attentions:
+            found.setdefault(_head_loop(item), []).append(item)
+        return list(found.values())
+
+
+def _head_loop(item: Dissected) -> object:
+    """What the attentions of one loop over heads have in common; unique for any other attention."""
+    if item.query is None or item.key is None:
+        return item.found.first.index
+    joined = _joined_by(item.found.context)
+    if joined is None:
+        return item.found.first.index
+    batch, _, queries, keys = item.shape
+    sources = tuple(id(bare(hidden_of(side)).tensor) for side in (item.query, item.key))
+    return (joined, sources, batch, queries, keys)
+
+
+def _joined_by(context: Value) -> int | None:
+    """The join that a context enters through layout operations alone."""
+    waiting = [context]
+    while waiting:
+        value = waiting.pop()
+        for operation in value.consumers:
+            if operation.name in JOIN:
+                return operation.out.number
+            if operation.name == "written" and operation.inputs[0] is not value:
+                return -int(operation.out.tensor.untyped_storage()._cdata)
+            if operation.name in LAYOUT | CAST | {"copy"}:
+                waiting.extend(operation.outputs)
+    return None
+
 
 def dissect(record: Record) -> Dissection:
     """Finds every attention in a record and takes it apart."""
@@ -82,17 +119,12 @@ def _scored(found: Found, layouts: Layouts) -> Dissected:
     product, raw = found.product, found.raw
     assert raw is not None and found.value_product is not None
     additive = form in (Form.ADDITIVE, Form.POOLED, Form.LINEAR_QUERY)
-    sides = {}
-    if product is not None and not additive:
+    named: dict[str, Side] = {}
+    if product is None or additive:
+        axes = network_axes(found, layouts)
+    else:
         sides = {"a": side_of(product.a, layouts), "b": side_of(product.b, layouts)}
-    if product is not None and additive:
-        sides = {
-            side: Side(product.side(side), Path(product.side(side), product.side(side)), None, None)
-            for side in ("a", "b")
-        }
-    axes, named = score_axes(
-        raw, product, key_places(found, layouts), sides, additive=additive
-    )
+        axes, named = score_axes(raw, product, key_places(found, layouts), sides)
     assert found.pattern is not None
     value_operand = found.value_product.other(found.pattern_side)
     value = side_of(value_operand, layouts, through_nonlinear=False)
@@ -100,8 +132,8 @@ def _scored(found: Found, layouts: Layouts) -> Dissected:
         found.value_product, found.pattern_side, layouts.replay(found.pattern, raw), axes
     )
     dissected = Dissected(
-        found, form, Kind.SELF, axes, None if additive else named.get("query"),
-        None if additive else named.get("key"), value, weighing, masks=masks_of(found, axes, layouts),
+        found, form, Kind.SELF, axes, named.get("query"), named.get("key"), value, weighing,
+        masks=masks_of(found, axes, layouts),
     )
     _scale(dissected)
     if additive:
@@ -126,7 +158,7 @@ def _fused(found: Found, layouts: Layouts) -> Dissected:
     weigh = Operation(operation.index, "matmul", None, (scores, value), {}, (scores, value), outputs=[found.context])
     weighs = Contraction(weigh, scores, value, repeats=repeats)
     sides = {"a": side_of(query, layouts), "b": side_of(key, layouts)}
-    axes, named = score_axes(scores, product, None, sides, additive=False)
+    axes, named = score_axes(scores, product, None, sides)
     dissected = Dissected(
         found, Form.FUSED, Kind.SELF, axes, named["query"], named["key"], side_of(value, layouts, through_nonlinear=False),
         weighing_of(weighs, "a", None, axes),
@@ -250,9 +282,10 @@ def _scale(dissected: Dissected) -> None:
     found = dissected.found
     if found.fused is None:
         dissected.factors = factors_on(found.score_path)
+    if found.product is not None and fused_in_product(found.product.operation) != 1.0:
+        operation = found.product.operation
+        dissected.factors = [Factor(operation, fused_in_product(operation)), *dissected.factors]
     after = product_of(dissected.factors)
-    if found.product is not None and found.product.operation.name == "baddbmm" and after is not None:
-        after *= fused_in_product(found.product.operation)
     before = []
     for side in (dissected.query, dissected.key):
         factors = factors_before(side.path) if side is not None else []

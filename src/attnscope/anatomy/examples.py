@@ -43,14 +43,21 @@ class ExampleAxes:
 
 
 def _shared_axis(record: Record) -> int | None:
-    """The axis (0 or 1) whose size all batch tensors share, when only one of them fits."""
-    shapes = [value.shape for value in record.inputs if value.shape]
+    """The axis (0 or 1) whose size all batch tensors share, when only one of them fits.
+
+    Square tensors tell nothing: they may be masks over pairs of positions.
+    """
+    shapes = [value.shape for value in record.inputs if value.shape and not _is_square(value.shape)]
     if len(shapes) < 2:
         return None
     first = {shape[0] for shape in shapes}
     second = {shape[1] if len(shape) > 1 else shape[0] for shape in shapes}
     fits = [axis for axis, sizes in enumerate((first, second)) if len(sizes) == 1]
     return fits[0] if len(fits) == 1 else None
+
+
+def _is_square(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and shape[0] == shape[1]
 
 
 def _position_axes(record: Record, provenance: Provenance) -> dict[int, int]:

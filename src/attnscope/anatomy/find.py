@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from attnscope.anatomy.contraction import Contraction, contraction_of
 from attnscope.anatomy.layout import Layouts
-from attnscope.anatomy.paths import is_weight, main_operand, projection_sides
+from attnscope.anatomy.paths import is_statistic, is_weight, main_operand, projection_sides
 from attnscope.anatomy.record import Operation, Record, Value
 from attnscope.anatomy.rows import Provenance
 from attnscope.anatomy.vocabulary import BINARY, CAST, FUSED, JOIN, LAYOUT, REDUCTION, SOFTMAX, UNARY
@@ -25,6 +27,8 @@ class Found:
         value_product: the contraction that weighs the values; `pattern_side` of it is the pattern.
         score_path: operations from the raw scores to the normaliser's input, in order.
         pattern_path: operations from the normaliser's output to the value product, in order.
+        applications: how many softmaxes the scores pass through.
+        hand_sum: the sum that a hand-written softmax divides by.
     """
 
     product: Contraction | None = None
@@ -38,6 +42,7 @@ class Found:
     score_path: list[Operation] = field(default_factory=list)
     pattern_path: list[Operation] = field(default_factory=list)
     applications: int = 1
+    hand_sum: Operation | None = None
 
     @property
     def raw(self) -> Value | None:
@@ -137,10 +142,12 @@ class Finder:
             normaliser = self._flow.normaliser.get(pattern.number)
             if normaliser is None and self._flow.product.get(pattern.number) is None:
                 continue
-            if not self._weighs_positions(contraction, "b" if side == "a" else "a"):
+            value_side = "b" if side == "a" else "a"
+            if not contraction.side(value_side).inputs:
                 continue
             attention = self._normalised(contraction, side, normaliser) if normaliser else None
-            attention = attention or self._unnormalised(contraction, side)
+            if attention is None and self._weighs_positions(contraction, value_side):
+                attention = self._unnormalised(contraction, side)
             if attention is not None:
                 return attention
         return None
@@ -168,16 +175,18 @@ class Finder:
             normaliser=normaliser, normaliser_input=normaliser.inputs[0], normaliser_output=output,
             value_product=contraction, pattern_side=side, pattern_path=pattern_path,
         )
+        if normaliser.name == "exp" and not _by_hand(attention):
+            return None
         inner = self._flow.normaliser.get(normaliser.inputs[0].number)
         attention.applications = 1 if inner is None or inner.name == "exp" else 2
         product = self._flow.product.get(normaliser.inputs[0].number)
         if product is not None:
             attention.product = product
-            _, attention.score_path = self._back_to(normaliser.inputs[0], product.operation)
+            assert attention.normaliser_input is not None
+            _, attention.score_path = self._back_to(attention.normaliser_input, product.operation)
             return attention
-        if normaliser.name not in SOFTMAX and not _divided_by_sum(normaliser):
-            return None
-        return self._scored_by_network(attention)
+        scored = self._scored_by_network(attention)
+        return scored if scored is not None and self._scores_with_one_vector(scored) else None
 
     def _unnormalised(self, contraction: Contraction, side: str) -> Found | None:
         """Scores that weigh values without a softmax: a sigmoid, a division, or nothing."""
@@ -230,6 +239,27 @@ class Finder:
             value = following
         return None
 
+    def _scores_with_one_vector(self, attention: Found) -> bool:
+        """Whether the positions that are weighed against one another are scored by the same parameters.
+
+        A gate over experts or classes is a softmax over different rows of one parameter.
+        """
+        assert attention.pattern is not None and attention.value_product is not None and attention.raw is not None
+        contraction = attention.product or contraction_of(attention.first)
+        index = self.layouts.replay(attention.pattern, attention.raw)
+        places = None
+        if index is not None:
+            places = index.reshape(-1)[attention.value_product.along(attention.pattern_side)]
+        if places is None or bool((places < 0).any()):
+            return False
+        if contraction is None:  # a convolution: its parameters are laid out along the channels
+            channels = len(attention.raw.shape) - (attention.first.inputs[1].tensor.dim() - 1)
+            rows = torch.unravel_index(places, attention.raw.shape)[channels]
+        else:
+            learned = "a" if is_weight(contraction.a) else "b"
+            rows = contraction.rows(learned)[torch.unravel_index(places, attention.raw.shape)]
+        return bool((rows == rows[0]).all())
+
     def _back_to(self, value: Value, wanted: Operation) -> tuple[Value | None, list[Operation]]:
         """The wanted operation's output on the way back from a value, and the operations between, in order."""
         waiting: list[tuple[Value, list[Operation]]] = [(value, [])]
@@ -249,13 +279,21 @@ class Finder:
         return None, []
 
 
-def _divided_by_sum(exponential: Operation) -> bool:
-    """Whether an exponential is divided by its own sum."""
-    values, names = list(exponential.outputs), set()
-    for _ in range(4):
-        following = [consumer for value in values for consumer in value.consumers]
-        names |= {operation.name for operation in following}
-        values = [value for operation in following for value in operation.outputs]
-    return "sum" in names and bool({"div", "divide", "true_divide"} & names)
-
-
+def _by_hand(attention: Found) -> bool:
+    """Turns `exp(x - max) / sum` into one softmax: its input is x, its output the quotient."""
+    for place, operation in enumerate(attention.pattern_path):
+        if operation.name not in ("div", "divide", "true_divide") or len(operation.inputs) != 2:
+            continue
+        total = operation.inputs[1]
+        while total.producer is not None and total.producer.name in LAYOUT | CAST | UNARY | {"add", "clamp_min"}:
+            total = total.producer.inputs[0]
+        if total.producer is None or total.producer.name != "sum":
+            continue
+        attention.hand_sum = total.producer
+        attention.normaliser, attention.normaliser_output = operation, operation.out
+        attention.pattern_path = attention.pattern_path[place + 1:]
+        shifted = attention.normaliser_input.producer if attention.normaliser_input is not None else None
+        if shifted is not None and shifted.name == "sub" and is_statistic(shifted.inputs[1]):
+            attention.normaliser_input = shifted.inputs[0]
+        return True
+    return False

@@ -8,6 +8,7 @@ Equal chains on equal shapes (the layers of a transformer) are replayed once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -127,22 +128,11 @@ class Layouts:
         return self._intern(("join", str(operation.func), _static(operation, None), numbers), join)
 
     def _overwritten(self, operation: Operation, known: list[tuple[Value, int | None]]) -> int | None:
-        """Writes through views, replayed on the memory that they share."""
         by_value = {item.number: number for item, number in known}
 
         def write() -> Tensor:
-            old = operation.inputs[0]
-            size = old.tensor.untyped_storage().nbytes() // old.tensor.element_size()
-            memory = torch.full((size,), -1)
-            for item in operation.inputs:
-                number = by_value[item.number]
-                view = memory.as_strided(item.shape, item.tensor.stride(), item.tensor.storage_offset())
-                if number is not None:
-                    view.copy_(self._results[number])
-                elif item is not old:
-                    view.fill_(-1)
-            view = memory.as_strided(old.shape, old.tensor.stride(), old.tensor.storage_offset())
-            return view.clone()
+            indices = {item: self._results[number] for item, number in by_value.items() if number is not None}
+            return overwritten(operation, indices)
 
         geometry = tuple(
             (by_value[item.number], item.shape, item.tensor.stride(), item.tensor.storage_offset())
@@ -160,6 +150,21 @@ class Layouts:
                 self._results.append(make())
             number = self._numbers[key] = len(self._results) - 1
         return number
+
+
+def overwritten(operation: Operation, indices: Mapping[int, Tensor]) -> Tensor:
+    """Writes through views, replayed on the memory that they share; `indices` by number of the value."""
+    old = operation.inputs[0]
+    size = old.tensor.untyped_storage().nbytes() // old.tensor.element_size()
+    memory = torch.full((size,), -1)
+    for item in operation.inputs:
+        view = memory.as_strided(item.shape, item.tensor.stride(), item.tensor.storage_offset())
+        index = indices.get(item.number)
+        if index is not None:
+            view.copy_(index)
+        elif item is not old:
+            view.fill_(-1)
+    return memory.as_strided(old.shape, old.tensor.stride(), old.tensor.storage_offset()).clone()
 
 
 def _carried(value: Value) -> list[Value]:

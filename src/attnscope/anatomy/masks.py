@@ -30,6 +30,13 @@ class Mask:
 def masks_of(found: Found, axes: ScoreAxes, layouts: Layouts) -> list[Mask]:
     """The masks between raw scores and value product, in order."""
     masks = []
+    if found.product is not None and found.product.bias is not None and found.product.operation.name != "linear":
+        added = _added(found.product.operation, found.product.bias, found.product.bias.tensor.detach())
+        if added is not None:
+            how, source, forbidden, fill = added
+            allowed = None if forbidden is None else ~forbidden
+            operation = found.product.operation
+            masks.append(described(operation, how, "before_softmax", source, allowed, fill, axes, layouts))
     for when, path in (("before_softmax", found.score_path), ("after_softmax", found.pattern_path)):
         for operation in path:
             mask = _mask(operation, when, axes, layouts)
@@ -114,7 +121,7 @@ def _added(
     forbidden = tensor <= FORBIDDING
     if bool(forbidden.any()):
         return "add", other, forbidden, float(tensor.min())
-    if not other.params and bool((tensor == 0).all()) and tensor.numel() > 1:
+    if other.inputs and not other.params and bool((tensor == 0).all()) and tensor.numel() > 1:
         return "add", other, forbidden, None
     return None
 

@@ -79,15 +79,17 @@ def observe(
     """
     record = record_forward(model, batch, forward, grad=grad)
     dissection = dissect(record)
-    if len(dissection.attentions) != len(anatomy.attentions):
+    groups = dissection.groups
+    if len(groups) != len(anatomy.attentions):
         raise TraceError(
-            f"{type(model).__name__} shows {len(dissection.attentions)} attentions on this batch and "
+            f"{type(model).__name__} shows {len(groups)} attentions on this batch and "
             f"{len(anatomy.attentions)} when it was traced: its computation depends on the batch; trace it again"
         )
     norms = NormModules(record)
     with torch.set_grad_enabled(grad):
         found = tuple(
-            _tensors(item, layer, dissection, norms) for layer, item in enumerate(dissection.attentions)
+            _side_by_side([_tensors(part, layer, dissection, norms) for part in parts])
+            for layer, parts in enumerate(groups)
         )
     return Observation(found, record.result)
 
@@ -123,6 +125,17 @@ def _tensors(dissected: Dissected, layer: int, dissection: Dissection, norms: No
     return AttentionTensors(
         layer, query, key, value, raw, scores, pattern, softmax_output, allowed, context, hidden, output, error
     )
+
+
+def _side_by_side(parts: list[AttentionTensors]) -> AttentionTensors:
+    """Heads that the model loops over, as one attention."""
+    if len(parts) == 1:
+        return parts[0]
+    joined: dict[str, Any] = dict(vars(parts[0]))
+    for name in ("query", "key", "value", "raw_scores", "scores", "pattern", "softmax_output", "allowed", "context"):
+        tensors = [getattr(part, name) for part in parts]
+        joined[name] = None if any(item is None for item in tensors) else torch.cat(tensors, 1)
+    return AttentionTensors(**joined)
 
 
 def _picked(value: Value | None, rows: Tensor | None, factor: float | None = 1.0) -> Tensor | None:

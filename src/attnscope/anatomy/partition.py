@@ -160,7 +160,8 @@ def partition(
 def _projections(made: Partition, attention: Attention, roles: RoleParts) -> Attention:
     blocks: dict[str, str] = {}
     layer = attention.layer
-    for role, per_head in roles.heads.items():
+    for role in dict.fromkeys((*roles.heads, *roles.beside)):
+        per_head = roles.heads.get(role, [])
         parts = [part for head in per_head for part in head] + roles.beside.get(role, [])
         name = made.add(block_name(layer, role), role, parts, layer)
         if not name:
@@ -171,7 +172,7 @@ def _projections(made: Partition, attention: Attention, roles: RoleParts) -> Att
             blocks[Role.QUERY.value] = name
         blocks[role.value] = name
     slices: dict[str, tuple[tuple[ParameterSlice, ...], ...]] = {
-        role.value: tuple(per_head) for role, per_head in roles.heads.items() if role.value in blocks
+        role.value: tuple(per_head) for role, per_head in roles.heads.items() if role.value in blocks and per_head
     }
     return replace(attention, blocks=blocks, head_slices=slices)
 

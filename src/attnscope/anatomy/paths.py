@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from attnscope.anatomy.contraction import contraction_of
 from attnscope.anatomy.record import Operation, Value
-from attnscope.anatomy.vocabulary import BINARY, CAST, CONVOLUTION, JOIN, LAYOUT, NONLINEAR, NORM, UNARY
+from attnscope.anatomy.vocabulary import BINARY, CAST, CONVOLUTION, JOIN, LAYOUT, NONLINEAR, NORM, REDUCTION, UNARY
 
 
 @dataclass(eq=False)
@@ -73,6 +73,7 @@ def main_operand(operation: Operation, value: Value) -> Value | None:
     if name not in BINARY:
         return None
     operands = list(operation.inputs[1:] if name == "where" and len(operation.inputs) > 2 else operation.inputs)
+    operands = [item for item in operands if not is_statistic(item)] or operands
     ranked = sorted(operands, key=lambda item: _rank(item, value), reverse=True)
     return ranked[0] if ranked else None
 
@@ -110,6 +111,7 @@ def path_back(operand: Value, *, through_norms: bool = True, through_nonlinear: 
             rivals = [
                 item for item in operation.inputs
                 if item is not following and item.params and item.inputs and item.numel == following.numel
+                and not is_statistic(item)
             ]
             if rivals:
                 chosen = _parallel(following, rivals, operation)
@@ -125,6 +127,13 @@ def path_back(operand: Value, *, through_norms: bool = True, through_nonlinear: 
         value = following
     path.origin, path.operations, path.beside = bare, path.operations[:cut], []
     return path
+
+
+def is_statistic(value: Value) -> bool:
+    """Whether a value is a reduction (a norm, a mean, a maximum) brought back to the shape it came from."""
+    while value.producer is not None and value.producer.name in LAYOUT | CAST | UNARY:
+        value = value.producer.inputs[0]
+    return value.producer is not None and value.producer.name in REDUCTION
 
 
 def _parallel(following: Value, rivals: list[Value], operation: Operation) -> Value | None:

@@ -6,9 +6,10 @@ import torch
 
 from attnscope.anatomy.axes import Side
 from attnscope.anatomy.dissect import Dissected, Dissection, hidden_of
+from attnscope.anatomy.paths import is_statistic, is_weight, projection_sides
 from attnscope.anatomy.position_tensors import is_position_tensor
 from attnscope.anatomy.record import Operation, Value
-from attnscope.anatomy.vocabulary import CAST, LAYOUT
+from attnscope.anatomy.vocabulary import CAST, DROPOUT, JOIN, LAYOUT
 
 
 def positions_of(dissected: Dissected, dissection: Dissection) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -22,7 +23,7 @@ def positions_of(dissected: Dissected, dissection: Dissection) -> tuple[tuple[st
         found.append("rotary")
     if has_relative_bias(dissected, dissection):
         found.append("relative bias")
-    if has_absolute(dissected):
+    if has_absolute(dissected, _inside_attention(dissection)):
         found.append("absolute")
     return tuple(found) or ("none",), sides
 
@@ -71,12 +72,16 @@ def has_relative_bias(dissected: Dissected, dissection: Dissection) -> bool:
             if mask.source is not None and mask.source.tensor.is_floating_point() and _is_bias(mask.source):
                 return True
         return False
+    product = dissected.found.product
+    if product is not None and product.bias is not None and (product.bias.params or _is_bias(product.bias)):
+        return True
     for operation in dissected.found.score_path:
         if operation.name not in ("add", "sub") or len(operation.inputs) != 2:
             continue
         others = [
             item for item in operation.inputs
             if dissection.layouts.identical(item, dissected.axes.raw) is None and item.numel > 1
+            and not is_statistic(item)
         ]
         if others and (others[0].params or _is_bias(others[0])):
             return True
@@ -90,13 +95,46 @@ def _is_bias(value: Value) -> bool:
     return kept.numel() > 1 and bool((kept != kept[0]).any())
 
 
-def has_absolute(dissected: Dissected) -> bool:
+def _inside_attention(dissection: Dissection) -> set[int]:
+    """Additions to scores, queries and keys: what they bring in stays in the attention."""
+    found: set[int] = set()
+    for item in dissection.attentions:
+        found |= {id(operation) for operation in (*item.found.score_path, *item.found.pattern_path)}
+        for side in (item.query, item.key, item.value):
+            found |= {id(operation) for operation in side.path.operations} if side is not None else set()
+        found |= _additions_after(item.found.context)
+    return found
+
+
+def _additions_after(context: Value) -> set[int]:
+    """The additions that an attention's output goes into: what it is added to may be a learned query."""
+    found: set[int] = set()
+    waiting, seen = [context], {context.number}
+    while waiting:
+        value = waiting.pop()
+        for operation in value.consumers:
+            if operation.name == "add" and len(operation.inputs) == 2 and not is_weight(
+                operation.inputs[1] if operation.inputs[0] is value else operation.inputs[0]
+            ):
+                found.add(id(operation))
+                continue
+            learned = [item for item in operation.inputs if is_weight(item)]
+            if learned and operation.name == "add" and learned[0].tensor.dim() > 1:
+                found.add(id(operation))
+            elif operation.name in LAYOUT | CAST | DROPOUT | JOIN | {"add"} or projection_sides(operation) is not None:
+                fresh = [item for item in operation.outputs if item.number not in seen]
+                seen |= {item.number for item in fresh}
+                waiting.extend(fresh)
+    return found
+
+
+def has_absolute(dissected: Dissected, inside: set[int]) -> bool:
     """Whether a position embedding was added anywhere upstream of the queries or keys."""
     sides = [side for side in (dissected.query, dissected.key, dissected.scorer_hidden) if side is not None]
-    return any(adds_positions(hidden_of(side)) for side in sides)
+    return any(adds_positions(hidden_of(side), inside) for side in sides)
 
 
-def adds_positions(value: Value) -> bool:
+def adds_positions(value: Value, inside: set[int]) -> bool:
     """Whether an addition upstream of a value brings in a tensor that depends on the position alone."""
     waiting, seen = [value], set()
     while waiting:
@@ -105,6 +143,9 @@ def adds_positions(value: Value) -> bool:
             continue
         seen.add(item.number)
         operation = item.producer
+        if id(operation) in inside:
+            waiting.extend(operation.inputs)
+            continue
         if operation.name == "add" and _brings_positions(operation):
             return True
         waiting.extend(operation.inputs)

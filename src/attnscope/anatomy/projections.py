@@ -78,13 +78,11 @@ def projection_of(path: Path, layouts: Layouts) -> Projection | None:
         mapped = bias_map(bias, path.origin, layouts, channels=operation.name in CONVOLUTION)
         if mapped is not None:
             found.biases.append(mapped)
-    for _, item in path.beside:
-        if is_weight(item) and item.numel < path.origin.numel:
-            parameter = parameter_behind(item)
-            if parameter is not None and parameter.tensor.dim() <= 2:
-                mapped = bias_map(item, path.origin, layouts)
-                if mapped is not None:
-                    found.biases.append(mapped)
+    for adding, item in path.beside:
+        if is_weight(item) and adding.name == "add" and item.numel > 1:
+            mapped = added_bias_map(item, adding, path.origin, layouts)
+            if mapped is not None:
+                found.biases.append(mapped)
         elif item.inputs and item.params:
             found.adapters += _parameters_between(item, data)
     return found
@@ -143,6 +141,18 @@ def bias_map(bias: Value, origin: Value, layouts: Layouts, *, channels: bool = F
     except RuntimeError:
         return None
     return FeatureMap(parameter, index)
+
+
+def added_bias_map(bias: Value, adding: Operation, origin: Value, layouts: Layouts) -> FeatureMap | None:
+    """As `bias_map`, for a bias that is added after the projection's output was rearranged."""
+    parameter = parameter_behind(bias)
+    index = layouts.replay(bias, parameter) if parameter is not None else None
+    place = layouts.replay(adding.out, origin)
+    if parameter is None or index is None or place is None:
+        return None
+    found = torch.full((origin.numel,), -1)
+    found[place.reshape(-1)] = index.expand(adding.out.shape).reshape(-1)
+    return FeatureMap(parameter, found.reshape(origin.shape))
 
 
 def varying(flat: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:

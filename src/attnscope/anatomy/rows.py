@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attnscope.anatomy.contraction import contraction_of
-from attnscope.anatomy.layout import moved
+from attnscope.anatomy.layout import moved, overwritten
 from attnscope.anatomy.record import Operation, Value
 from attnscope.anatomy.vocabulary import (
     BINARY,
@@ -98,6 +98,8 @@ class Provenance:
         operation = value.producer
         if operation.name in JOIN:
             return self._joined(operation)
+        if operation.name == "written":
+            return self._overwritten(operation)
         for carrier in carriers:
             known = self._memo[carrier.number]
             if known is None:
@@ -118,6 +120,17 @@ class Provenance:
             for item, known in parts
         ]
         return Rows(root, _narrow(operation.func(wide, *operation.args[1:], **operation.kwargs)))
+
+    def _overwritten(self, operation: Operation) -> Rows | None:
+        known = {item.number: self._memo.get(item.number) for item in operation.inputs}
+        root = next((rows.root for rows in known.values() if rows is not None), None)
+        if root is None:
+            return None
+        indices = {
+            item.number: rows.index.expand(item.shape) for item in operation.inputs
+            if (rows := known[item.number]) is not None and rows.root is root
+        }
+        return Rows(root, _narrow(overwritten(operation, indices)))
 
     def _through(self, operation: Operation, value: Value, carrier: Value, index: Tensor) -> Tensor | None:
         """The rows of `value`, given those of the operand that carries them."""

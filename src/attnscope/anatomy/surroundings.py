@@ -10,8 +10,8 @@ from attnscope.anatomy.blocks import DropoutStep, ParameterSlice
 from attnscope.anatomy.contraction import contraction_of
 from attnscope.anatomy.dissect import Dissected, Dissection, hidden_of
 from attnscope.anatomy.layout import Layouts
-from attnscope.anatomy.paths import bare, main_operand, projection_sides
-from attnscope.anatomy.projections import Projection, bias_map, parameter_behind, slice_of, varying
+from attnscope.anatomy.paths import bare, is_weight, main_operand, projection_sides
+from attnscope.anatomy.projections import Projection, added_bias_map, bias_map, parameter_behind, slice_of, varying
 from attnscope.anatomy.record import Operation, Record, Value
 from attnscope.anatomy.vocabulary import BINARY, CAST, CONVOLUTION, DROPOUT, JOIN, LAYOUT, NORM, UNARY
 
@@ -141,11 +141,10 @@ def _read_output(found: Surroundings, dissected: Dissected, operation: Operation
         mapped = bias_map(bias, operation.out, layouts, channels=operation.name in CONVOLUTION)
         found.output.biases = [mapped] if mapped is not None else []
     elif bias is None:
-        for consumer in operation.out.consumers:
+        for consumer in _consumers(operation.out):
             for item in consumer.inputs if consumer.name == "add" else ():
-                if item.leaf == "parameter" and item.tensor.dim() == 1:
-                    mapped = bias_map(item, operation.out, layouts)
-                    found.output.biases += [mapped] if mapped is not None else []
+                mapped = added_bias_map(item, consumer, operation.out, layouts) if is_weight(item) else None
+                found.output.biases += [mapped] if mapped is not None else []
     index = layouts.replay(data, dissected.found.context)
     weights = layouts.replay(weight, parameter)
     if index is None or weights is None:
@@ -173,8 +172,9 @@ def _read_output(found: Surroundings, dissected: Dissected, operation: Operation
             if rows_of_weight.stride(axis) == 0:
                 rows_of_weight = rows_of_weight.narrow(axis, 0, 1)
         made = weights.reshape(-1)[rows_of_weight.reshape(-1)]
-    heads, places = head_of[along.clamp(min=0)], row_of[along.clamp(min=0)]
-    if bool((places != places[0]).any()) and n_head > 1:
+    heads, places = torch.where(along < 0, -1, head_of[along.clamp(min=0)]), row_of[along.clamp(min=0)]
+    known = places[heads >= 0]
+    if bool((known != known[:1]).any()) and len(along) > rows.shape[-1]:
         found.merged = "positions mixed"
         return
     outputs = varying(made, parameter.shape)

@@ -88,14 +88,15 @@ def _shapes(batch: Any) -> str:
 def _anatomy(model: nn.Module, batch: Any, dissection: Dissection, wrappers: tuple[str, ...]) -> Anatomy:
     record = dissection.record
     norms = NormModules(record)
-    surroundings = [surroundings_of(item, dissection, norms) for item in dissection.attentions]
+    groups = dissection.groups
+    surroundings = [[surroundings_of(item, dissection, norms) for item in parts] for parts in groups]
     described = [
-        describe(item, layer, dissection, around, model, norms)
-        for layer, (item, around) in enumerate(zip(dissection.attentions, surroundings, strict=True))
+        describe(parts, layer, dissection, around, model)
+        for layer, (parts, around) in enumerate(zip(groups, surroundings, strict=True))
     ]
     attentions, blocks = partition(
         [attention for attention, _ in described], [parts for _, parts in described],
-        usage_of(model, dissection, surroundings, norms), record.parameters,
+        usage_of(model, dissection, [around[0] for around in surroundings], norms), record.parameters,
     )
     notes = [] if attentions else ["no attention found: no softmax or kernel weighs positions in this forward pass"]
     return Anatomy(

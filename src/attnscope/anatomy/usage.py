@@ -39,7 +39,7 @@ def usage_of(
             item for operation in around.norms for item in _norm_parameters(operation, norms, record)
         )
     beside = {name: layer for layer, names in usage.norm_parameters.items() for name in reversed(names)}
-    starts = [item.found.first.index for item in dissection.attentions]
+    starts = [parts[0].found.first.index for parts in dissection.groups]
     biases = _bias_parameters(dissection)
     leaves = {value.name: value for value in record.values if value.leaf == "parameter"}
     for name in record.parameters:
