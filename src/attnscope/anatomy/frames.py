@@ -24,6 +24,7 @@ _STANDARD_LIBRARY = tuple(
 _SITE_PACKAGES = ("/site-packages/", "/dist-packages/")
 _TORCH = str(Path(torch.__file__).parent) + "/"
 _OWN = str(Path(__file__).parents[1]) + "/"
+_MODELS = _OWN + "models/"  # models to study are read like a user's own
 
 _is_machinery: dict[str, bool] = {}
 
@@ -33,8 +34,8 @@ def _machinery(code: CodeType) -> bool:
     file = code.co_filename
     known = _is_machinery.get(file)
     if known is None:
-        known = file.startswith((_TORCH, _OWN, "<"))
-        if not known:
+        known = file.startswith((_TORCH, _OWN, "<")) and not file.startswith(_MODELS)
+        if not known and not file.startswith(_MODELS):
             for marker in _SITE_PACKAGES:
                 _, found, rest = file.partition(marker)
                 if found:
