@@ -115,7 +115,7 @@ def _is_binary(value: Tensor) -> bool:
 
 def _one_is_real(ids: Tensor, real: Tensor) -> bool:
     """Whether 1 marks the real tokens: they are the more varied ones."""
-    return torch.unique(ids[real]).numel() >= torch.unique(ids[~real]).numel()
+    return int(torch.unique(ids[real]).numel()) >= int(torch.unique(ids[~real]).numel())
 
 
 def _padding_token(probe: Probe) -> tuple[str, Any, str] | None:

@@ -92,6 +92,7 @@ class InitialBlocks(Lens):
 
 def _vector(tensor: Tensor) -> tuple[float, str, int]:
     """A gain or bias: initialised to one constant, or (as in `nn.Linear`) to a uniform of unknown width."""
+    tensor = tensor.flatten()
     n = tensor.numel()
     if bool((tensor == tensor[0]).all()):
         return 0.0, f"constant {float(tensor[0]):g}", n

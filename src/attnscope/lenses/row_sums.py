@@ -28,13 +28,15 @@ class RowSums(Lens):
     the softmax changed the weights (a mask, a dropout that is on, talking heads). Large in both: sigmoid or
     linear weights, which may be meant. A `widest_ratio` never above e = 2.72, or scores that are themselves
     a distribution, mean that a softmax is applied twice.
+    `cleared_after` names layers where some weights were set to zero behind the softmax.
 
     **Shapes** [layer, head]. Facts: `softmax_deviation`: the same directly after the softmax, per
     [layer][head]; `deviation_over`: per layer, axis name -> largest |sum - 1| over that axis directly
     after the softmax (None for an axis of size 1); `sums_to_one`: the axes for which that is rounding;
     `lowest_sum`, `highest_sum` per [layer][head]; `widest_ratio`: largest over smallest weight a query
     gives to two allowed keys, the widest over rows, per [layer][head]; `scores_are_a_distribution`:
-    whether what the softmax receives already adds up to one, per layer; `tolerance` per layer.
+    whether what the softmax receives already adds up to one, per layer; `cleared_after`: whether the pattern
+    is the softmax's result with part of a row set to zero, per layer; `tolerance` per layer.
 
     **Cost** one forward pass, shared.
 
@@ -53,7 +55,8 @@ class RowSums(Lens):
         highest: list[Tensor | None] = []
         ratios: list[Tensor | None] = []
         facts: dict[str, list[Any]] = {
-            "deviation_over": [], "sums_to_one": [], "scores_are_a_distribution": [], "tolerance": []
+            "deviation_over": [], "sums_to_one": [], "scores_are_a_distribution": [], "tolerance": [],
+            "cleared_after": [],
         }
         for layer in rows(probe):
             output = layer.tensors.softmax_output.detach().cpu().double()
@@ -64,6 +67,7 @@ class RowSums(Lens):
                 name for name, value in over.items() if value is not None and value <= tolerance
             ])
             facts["tolerance"].append(tolerance)
+            facts["cleared_after"].append(_cleared(layer))
             facts["scores_are_a_distribution"].append(_is_distribution(layer, tolerance))
             if not bool(layer.counts.any()):
                 for found in (deviations, after_softmax, lowest, highest, ratios):
@@ -96,6 +100,16 @@ def _deviation_over(output: Tensor, axis: int) -> float | None:
     sums = output.sum(axis)
     sums = sums[sums != 0]
     return float((sums - 1).abs().max()) if sums.numel() else None
+
+
+def _cleared(layer: Rows) -> bool:
+    """Whether some row lost part of its weights behind the softmax and kept the others bit for bit."""
+    before, after = layer.tensors.softmax_output.detach().cpu().double(), layer.pattern
+    if before.shape != after.shape:
+        return False
+    lost = (before != 0) & (after == 0)
+    part = lost.any(-1) & (after != 0).any(-1) & layer.counts
+    return bool(part.any()) and bool((lost | (before == after)).all())
 
 
 def _is_distribution(layer: Rows, tolerance: float) -> bool:

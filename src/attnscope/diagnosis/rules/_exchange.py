@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from attnscope.diagnosis.rules import Examination
 
-CLEAR = 0.1  # an exchange must save this share of the loss to be believed; healthy models save less
+CLEAR = 0.2  # an exchange must save this share of the loss to be believed
+LEAST = 0.1  # and this much of it: the loss of a model that has learnt its task is too small to tell
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,15 @@ def savings(examination: Examination, kind: str) -> Iterator[Saving]:
     if not loss > 0:
         return
     rows = zip(
-        reading.facts["pairs"], reading.facts["kinds"], reading.facts["falls_everywhere"], reading.values, strict=True
+        reading.facts["pairs"],
+        reading.facts["kinds"],
+        reading.facts["falls_everywhere"],
+        reading.values,
+        strict=True,
     )
     found = [
         Saving(str(pair[0]), str(pair[1]), loss, -float(change))
         for pair, its_kind, everywhere, change in rows
-        if its_kind == kind and everywhere and -float(change) >= CLEAR * loss
+        if its_kind == kind and everywhere and -float(change) >= max(CLEAR * loss, LEAST)
     ]
     yield from sorted(found, key=lambda saving: -saving.saved)

@@ -10,25 +10,29 @@ from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Sus
 from attnscope.diagnosis.rules._evidence import attention_of, first_source, shown
 from attnscope.readings import Reading
 
-_SIDES = {"query_key_gradient_identity": ("K", "queries and keys"), "value_output_gradient_identity": ("V", "values and output")}
+_SIDES = {
+    "query_key_gradient_identity": ("K", "queries and keys"),
+    "value_output_gradient_identity": ("V", "values and output"),
+}
 
 
 @dataclass(frozen=True)
 class AlteredGradient(Rule):
     """The gradient of a projection does not fit the function: it is scaled, detached in part, or misdirected.
 
-    **What it means** Scores depend on W_Q and W_K through their product alone, so per head W_Q (dL/dW_Q)^T equals
-    (dL/dW_K) W_K^T, for every loss, batch, mask and kernel. Here the two differ: something between forward and
-    backward changes one of the gradients. The same law holds for values and the output projection.
+    **What it means** Scores depend on W_Q and W_K through their product alone, so per head W_Q (dL/dW_Q)^T
+    equals (dL/dW_K) W_K^T, for every loss, batch, mask and kernel. Here the two differ: something between
+    forward and backward changes one of the gradients. The same law holds for values and the output
+    projection.
 
     **Why it matters** The model learns from a wrong gradient, while the loss and the outputs look right.
 
-    **Evidence required** The relative difference of the two sides exceeds what the precision's rounding leaves
-    (1e-4 in float32). 0.667 is a halved gradient, 1.42 one that lands in another head, 0.75 half of the keys
-    detached, 2.0 a side that gets none.
+    **Evidence required** The relative difference of the two sides exceeds what the precision's rounding
+    leaves (1e-4 in float32). 0.667 is a halved gradient, 1.42 one that lands in another head, 0.75 half of
+    the keys detached, 2.0 a side that gets none.
 
-    **When it is a false alarm** Attentions that use a projection for more than its product (a key that also weighs
-    positions); those with normalised queries are left out by themselves.
+    **When it is a false alarm** Attentions that use a projection for more than its product (a key that also
+    weighs positions); those with normalised queries are left out by themselves.
 
     **How to confirm** Compare the gradient with a finite difference.
 
@@ -37,7 +41,10 @@ class AlteredGradient(Rule):
 
     code: ClassVar[str] = "GRD502"
     needs: ClassVar[tuple[str, ...]] = (
-        "query_key_gradient_identity", "value_output_gradient_identity", "key_bias_gradient", "lora_gradient_identity",
+        "query_key_gradient_identity",
+        "value_output_gradient_identity",
+        "key_bias_gradient",
+        "lora_gradient_identity",
     )
     alternatives: ClassVar[tuple[str, ...]] = (
         "a projection that serves a second purpose (positions, another attention)",
@@ -78,22 +85,35 @@ def _suspect(examination: Examination, attention: Attention, heads: list[int], r
     evidence = [
         Evidence(
             f"the gradients of {sides} of L{attention.layer} miss their identity by {shown(largest)} in "
-            f"{len(heads)} heads{_meaning(largest)}", reading.lens, largest, tolerance, True,
+            f"{len(heads)} heads{_meaning(largest)}",
+            reading.lens,
+            largest,
+            tolerance,
+            True,
         )
     ]
     bias = examination.reading("key_bias_gradient")
     if bias is not None and letter == "K" and [attention.layer, heads[0]] in bias.facts.get("violated", ()):
         ratio = bias.at(layer=attention.layer, head=heads[0])
         evidence.append(
-            Evidence(f"the key bias gets {shown(ratio)} of the query bias's gradient, where a softmax gives none",
-                     "key_bias_gradient", ratio, 0.0, True)
+            Evidence(
+                f"the key bias gets {shown(ratio)} of the query bias's gradient, where a softmax gives none",
+                "key_bias_gradient",
+                ratio,
+                0.0,
+                True,
+            )
         )
     block = attention.blocks.get({"K": "key", "V": "value"}[letter], f"L{attention.layer}.{letter}")
     all_heads = len(heads) == attention.n_key_heads
     place = block if all_heads else f"L{attention.layer}H{heads[0]}.{letter}"
     other = {"K": "query", "V": "output"}[letter]
     return Suspect(
-        kind="altered_gradient", place=place, evidence=tuple(evidence), confidence=0.85, severity=Severity.ERROR,
+        kind="altered_gradient",
+        place=place,
+        evidence=tuple(evidence),
+        confidence=0.85,
+        severity=Severity.ERROR,
         source=first_source(attention.score_step if letter == "K" else attention.value_step),
         summary=f"The gradients of {sides} in L{attention.layer} do not fit the function: they miss their identity "
         f"by {shown(largest)}{_meaning(largest)}.",
@@ -104,15 +124,29 @@ def _suspect(examination: Examination, attention: Attention, heads: list[int], r
 def _adapter(name: str, reading: Reading | None) -> Suspect:
     value = reading.at(block=name) if reading is not None else float("nan")
     return Suspect(
-        kind="altered_gradient", place=name,
-        evidence=(Evidence(f"the factors' gradients miss their identity by {shown(value)}", "lora_gradient_identity", value, 0.0, True),),
-        confidence=0.85, summary=f"The gradients of the adapter of {name} do not fit the function.",
+        kind="altered_gradient",
+        place=name,
+        evidence=(
+            Evidence(
+                f"the factors' gradients miss their identity by {shown(value)}",
+                "lora_gradient_identity",
+                value,
+                0.0,
+                True,
+            ),
+        ),
+        confidence=0.85,
+        summary=f"The gradients of the adapter of {name} do not fit the function.",
     )
 
 
 def _meaning(residual: float) -> str:
     """What the size of the miss is known to stand for."""
-    known = {2 / 3: "one side's gradient is halved", 2.0: "one side gets none", 1.42: "one lands in another head"}
+    known = {
+        2 / 3: "one side's gradient is halved",
+        2.0: "one side gets none",
+        1.42: "one lands in another head",
+    }
     for value, words in known.items():
         if abs(residual - value) < 0.02:
             return f", as if {words}"

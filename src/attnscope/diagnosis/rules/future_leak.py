@@ -100,7 +100,7 @@ def _suspect(examination: Examination, attention: Attention, seen: float, mass: 
         confidence=0.95 if inferred else 1.0,
         source=first_source(*source_steps, attention.score_step),
         summary=f"{layer} sees the future: {variant}, and {shown(seen)} of its attention falls on later positions.",
-        effects=("future_leak@model", f"positions_missing@{layer}.positions"),
+        effects=("future_leak@model", "wrong_cache_position@*"),
         score=seen,
     )
 

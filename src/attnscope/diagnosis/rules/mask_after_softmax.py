@@ -46,7 +46,8 @@ class MaskAfterSoftmax(Rule):
         for attention in examination.anatomy.attentions:
             after = [step for step in attention.mask if step.when == "after_softmax"]
             before = [step for step in attention.mask if step.when == "before_softmax"]
-            if not after or before or attention.layer not in deviations:
+            cleared = bool(layer_fact(reading, "cleared_after", attention.layer))
+            if not ((after and not before) or cleared) or attention.layer not in deviations:
                 continue
             off = float(deviations[attention.layer].max())
             if off <= (layer_fact(reading, "tolerance", attention.layer) or 0.0):
@@ -57,7 +58,13 @@ class MaskAfterSoftmax(Rule):
                     kind="mask_after_softmax",
                     place=attention.site("mask"),
                     evidence=(
-                        Evidence("the mask acts on the pattern, after the softmax", "anatomy", exact=True),
+                        Evidence(
+                            "weights are set to zero behind the softmax, the others stay as they are"
+                            if cleared
+                            else "the mask acts on the pattern, after the softmax",
+                            "row_sums" if cleared else "anatomy",
+                            exact=True,
+                        ),
                         Evidence(
                             f"rows of {layer} miss one by up to {shown(off)}", "row_sums", off, 0.0, True
                         ),
@@ -69,6 +76,7 @@ class MaskAfterSoftmax(Rule):
                         f"*@{layer}.mask",
                         "future_leak@model",
                         "padding_attended@model",
+                        "wrong_cache_position@*",
                     ),
                 )
             )

@@ -21,7 +21,8 @@ class NormGain(Rule):
     one-hot.
 
     **Evidence required** The gain, measured by running the module, is exactly zero in every channel; or it is
-    larger than any gain of the healthy models that were measured, and more than ten times the model's median.
+    ten times larger than any gain of the healthy models that were measured, and more than ten times the
+    model's median.
 
     **When it is a false alarm** Some models start the gain of a residual branch at zero on purpose, in every
     block alike: a note before training.
@@ -52,7 +53,7 @@ class NormGain(Rule):
         by_design = len(zero) > 1 and 2 * len(zero) >= len(gains)
         for name in zero:
             suspects.append(_zero(name, by_design))
-        largest = healthy("norm_gain").highest
+        largest = 10 * healthy("norm_gain").highest
         ratios: list[Any] = list(reading.facts.get("over_median", ())) if reading is not None else []
         for (name, gain), ratio in zip(gains.items(), ratios, strict=False):
             alone = ratio is None or len(gains) < 2

@@ -10,7 +10,8 @@ import numpy as np
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
 from attnscope.diagnosis.rules._evidence import shown
 
-_CLEAR = 0.1  # a shift must save this share of the loss, and more than any other shift does, to be believed
+_CLEAR = 0.2  # a shift must save this share of the loss to be believed
+_LEAST = 0.1  # and this much of it: the loss of a model that has learnt its task is too small to tell
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class PositionsShifted(Rule):
         values = np.where(np.isnan(reading.values), np.inf, reading.values)
         best = int(values.argmin())
         shift, saved = int(reading.labels("shift")[best]), -float(values[best])
-        if shift == 0 or saved < _CLEAR * loss:
+        if shift == 0 or saved < max(_CLEAR * loss, _LEAST):
             return []
         table = str(reading.facts.get("parameter", "positions"))
         place = next(

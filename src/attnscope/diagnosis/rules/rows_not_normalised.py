@@ -24,8 +24,9 @@ class RowsNotNormalised(Rule):
     **Evidence required** The sums over the keys of the pattern that weighs the values differ from one beyond
     rounding, no other axis is normalised, and no dropout is active.
 
-    **When it is a false alarm** Sigmoid attention and attention with a learned sink leave rows below one on
-    purpose. They are reported as warnings.
+    **When it is a false alarm** Talking heads mix the patterns of heads and are not reported. Sigmoid
+    attention and attention with a learned sink leave rows below one on purpose. They are reported as
+    warnings.
 
     **How to confirm** `pattern.sum(-1)` just before it is multiplied with the values.
 
@@ -53,11 +54,12 @@ class RowsNotNormalised(Rule):
             tolerance = layer_fact(reading, "tolerance", layer) or 0.0
             off = float(deviations.max())
             other_axes = [axis for axis in layer_fact(reading, "sums_to_one", layer) or () if axis != "keys"]
-            masked_after = any(step.when == "after_softmax" for step in attention.mask)
+            masked_after = bool(layer_fact(reading, "cleared_after", layer)) or any(
+                step.when == "after_softmax" for step in attention.mask
+            )
             dropped = any(step.active for step in attention.dropout)
-            if off > tolerance and not (
-                (other_axes and _raw(reading, layer) > tolerance) or masked_after or dropped
-            ):
+            explained = masked_after or dropped or (other_axes and _raw(reading, layer) > tolerance)
+            if off > tolerance and not explained and not _heads_are_mixed(reading, layer, tolerance):
                 suspects.append(_suspect(attention, off, _raw(reading, layer), reading, tolerance))
         return suspects
 
@@ -66,6 +68,17 @@ def _raw(reading: Reading | None, layer: int) -> float:
     """How far the rows were from one directly after the softmax."""
     directly = layer_fact(reading, "softmax_deviation", layer)
     return max((value for value in directly or () if value is not None), default=0.0)
+
+
+def _heads_are_mixed(reading: Reading | None, layer: int, tolerance: float) -> bool:
+    """Whether heads exchange weights after the softmax (talking heads): each sums to a number of its own."""
+    lowest, highest = (layer_fact(reading, name, layer) or [] for name in ("lowest_sum", "highest_sum"))
+    if len(lowest) < 2 or _raw(reading, layer) > tolerance or None in (*lowest, *highest):
+        return False
+    constant = all(
+        high - low <= tolerance * max(1.0, abs(high)) for low, high in zip(lowest, highest, strict=True)
+    )
+    return constant and max(highest) - min(lowest) > tolerance
 
 
 def _suspect(

@@ -62,6 +62,8 @@ class SharedByMistake(Rule):
                 continue
             if first[0] == second[0]:
                 suspects.append(_within(anatomy, pair, facts))
+            elif _one_module(anatomy, first, second):
+                continue
             elif tuple(sorted((first[0], second[0]))) not in alike:
                 suspects.append(
                     _between(pair, "while the rest of the two layers differs", Severity.ERROR, 0.9)
@@ -78,6 +80,20 @@ def _place(anatomy: Anatomy, name: str) -> tuple[int, str] | None:
     if layer is None or head is not None or letter not in _ROLES or attention_of(anatomy, layer) is None:
         return None
     return layer, letter
+
+
+def _one_module(anatomy: Anatomy, first: tuple[int, str], second: tuple[int, str]) -> bool:
+    """Whether both are parts of one attention (a loop over heads) that share its output projection."""
+    one, two = attention_of(anatomy, first[0]), attention_of(anatomy, second[0])
+    if one is None or two is None or first[1] != second[1]:
+        return False
+    if one.module == two.module:
+        return True
+    block = next((block for block in anatomy.blocks if block.name == one.blocks.get("output")), None)
+    inside = block is not None and any(
+        piece.parameter.startswith((f"{one.module}.", f"{two.module}.")) for piece in block.slices
+    )
+    return first[1] == "O" and not inside
 
 
 def _within(anatomy: Anatomy, pair: Mapping[str, Any], facts: Mapping[str, Any]) -> Suspect:

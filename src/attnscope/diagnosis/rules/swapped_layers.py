@@ -14,13 +14,14 @@ from attnscope.diagnosis.rules._exchange import savings
 class SwappedLayers(Rule):
     """Two layers of a stack hold each other's weights: they run in the wrong order.
 
-    **What it means** Layers of one stack have equal shapes, so weights that are loaded into the wrong one fit. Usual
-    causes are names sorted as text (10 before 2), and an off-by-one when a checkpoint is converted.
+    **What it means** Layers of one stack have equal shapes, so weights that are loaded into the wrong one
+    fit. Usual causes are names sorted as text (10 before 2), and an off-by-one when a checkpoint is
+    converted.
 
     **Why it matters** Each layer receives states that it was not trained on.
 
-    **Evidence required** Exchanging the two whole layers lowers the loss, on every batch, by more than a tenth, and
-    more than any other exchange of layers.
+    **Evidence required** Exchanging the two whole layers lowers the loss, on every batch, by more than a
+    tenth, and more than any other exchange of layers.
 
     **When it is a false alarm** In an untrained model no exchange matters: not reported.
 

@@ -14,13 +14,13 @@ from attnscope.diagnosis.rules._exchange import savings
 class SwappedProjections(Rule):
     """Two projections of a layer, such as value and output, hold each other's weights.
 
-    **What it means** Shapes fit because both are square, and nothing complains. Usual causes are a wrong mapping of
-    names when weights are converted, and a wrong order when one fused matrix is split.
+    **What it means** Shapes fit because both are square, and nothing complains. Usual causes are a wrong
+    mapping of names when weights are converted, and a wrong order when one fused matrix is split.
 
     **Why it matters** The layer computes something that it was never trained to compute.
 
-    **Evidence required** Exchanging the two lowers the loss, on every batch, by more than a tenth, and more than
-    any other exchange in the layer.
+    **Evidence required** Exchanging the two lowers the loss, on every batch, by more than a fifth and by 0.1
+    at least, and more than any other exchange in the layer.
 
     **When it is a false alarm** In an untrained model no exchange matters: not reported.
 

@@ -19,10 +19,11 @@ class SwappedQueryKey(Rule):
 
     **Why it matters** The model works, somewhat; every token attends to those that should attend to it.
 
-    **Evidence required** Exchanging the two lowers the loss, on every batch, by more than a tenth.
+    **Evidence required** Exchanging the two lowers the loss, on every batch, by more than a fifth and by 0.1
+    at least.
 
-    **When it is a false alarm** The model has been trained on after the exchange; then it no longer lowers the loss
-    and nothing is reported.
+    **When it is a false alarm** The model has been trained on after the exchange; then it no longer lowers
+    the loss and nothing is reported.
 
     **How to confirm** Exchange them in the checkpoint and evaluate.
 
@@ -31,7 +32,9 @@ class SwappedQueryKey(Rule):
 
     code: ClassVar[str] = "PRJ305"
     needs: ClassVar[tuple[str, ...]] = ("exchanged_blocks",)
-    alternatives: ClassVar[tuple[str, ...]] = ("the scores are transposed, or the softmax runs over the queries",)
+    alternatives: ClassVar[tuple[str, ...]] = (
+        "the scores are transposed, or the softmax runs over the queries",
+    )
     remedies: ClassVar[tuple[str, ...]] = (
         "exchange the two in the mapping of names that loads the weights",
         "check the order in which a fused projection is split: query, key, value",

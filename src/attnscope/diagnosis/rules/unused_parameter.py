@@ -58,7 +58,6 @@ def _suspect(anatomy: Anatomy, module: str, names: list[str]) -> Suspect:
         place=place,
         evidence=(Evidence(f"no operation leads from {shown} to the output", "anatomy", exact=True),),
         confidence=0.9 if within is not None else 0.7,
-        severity=Severity.ERROR if within is not None else None,
         source=_source(anatomy, within),
         summary=f"The output does not depend on {shown}{where}.",
         effects=tuple(

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from attnscope.anatomy.blocks import Attention
+from attnscope.anatomy.blocks import Anatomy, Attention, Kind
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
 from attnscope.diagnosis.rules._evidence import by_layer, first_source, layer_fact, peers_of, shown
 
@@ -17,6 +17,8 @@ _SAME = 0.02  # two factors that agree this closely are the same choice
 _SATURATING = (
     4.0  # nats^2: with this variance half of the keys of a Gaussian row keep a tenth of their weight
 )
+_ODD_ONE_OUT = 0.95
+_USABLE = (0.01, 30.0)  # nats^2: trained heads of healthy models
 _FLAT = 1e-3  # nats^2: no key gets five per cent more weight than another
 
 
@@ -31,13 +33,15 @@ class WrongScale(Rule):
     **Why it matters** A saturated softmax passes almost no gradient to queries and keys; a flat one cannot
     choose.
 
-    **Evidence required** The trace sees a factor other than 1/sqrt(d_head). Alone this is a note: several
-    published models choose another factor. It becomes a warning or an error when the other attentions of the
-    same stack use 1/sqrt(d_head), when the factor is that of another width, or when the scores measured on
-    the batch show the harm (their variance saturates the softmax, or leaves it flat).
+    **Evidence required** The trace sees a factor other than 1/sqrt(d_head), and one of: the other attentions
+    of the same stack use 1/sqrt(d_head); 1/sqrt(d_head) is applied twice, in two steps; the factor is that of
+    another width (d_model, the number of heads or of keys), or multiplies where it should divide; there is no
+    scale, nothing in the weights stands for it, and the scores vary by more than the 1 nats^2 that the scale
+    is there to keep; or the scores show the harm (their variance saturates the softmax, or leaves it flat).
 
-    **When it is a false alarm** T5 and GPT-Neo have no scale and fold it into the initialisation; muP divides
-    by d_head; models with normalised queries and keys learn it. They are notes at most.
+    **When it is a false alarm** T5 folds the scale into its initialisation and muP divides by d_head in one
+    step: neither is reported, and neither are learned scales. A model that was trained without scale and
+    copes (GPT-Neo) is.
 
     **How to confirm** `score_variance` is near one for the right factor at initialisation.
 
@@ -64,7 +68,8 @@ class WrongScale(Rule):
             scale, expected = _scale_of(examination, attention), attention.expected_scale
             if scale is None or expected is None or isclose(abs(scale), expected, rel_tol=_SAME):
                 continue
-            suspects.append(_suspect(examination, attention, scale, expected))
+            suspect = _suspect(examination, attention, scale, expected)
+            suspects += [suspect] if suspect is not None else []
         return suspects
 
 
@@ -80,42 +85,42 @@ def _scale_of(examination: Examination, attention: Attention) -> float | None:
     return None
 
 
-def _suspect(examination: Examination, attention: Attention, scale: float, expected: float) -> Suspect:
+def _suspect(examination: Examination, attention: Attention, scale: float, expected: float) -> Suspect | None:
+    """The suspect, or None where the factor looks like a choice and does no harm."""
     layer = f"L{attention.layer}"
     variance = by_layer(examination.reading("score_variance")).get(attention.layer)
+    name, weight = _reason(examination, attention, scale, variance)
+    harm = _harm(scale / expected, variance)
+    if weight == 0 and not harm:
+        return None
     evidence = [
         Evidence(f"{layer} multiplies its scores by {shown(scale)}", "anatomy", scale, expected, True)
     ]
-    counter = []
-    odd_one_out = _peers_agree(examination, attention)
-    harm = _harm(scale / expected, variance)
-    name, known_width = _name(attention, scale)
-    if odd_one_out:
+    if len(attention.scale_factors) > 1:
+        factors = " and ".join(shown(factor) for factor in attention.scale_factors)
+        evidence.append(
+            Evidence(f"in {len(attention.scale_factors)} steps: {factors}", "anatomy", exact=True)
+        )
+    if weight >= _ODD_ONE_OUT:
         evidence.append(
             Evidence("the other attentions of its stack use 1/sqrt(d_head)", "anatomy", exact=True)
         )
-    if harm:
-        evidence.append(
-            Evidence(harm, "score_variance", float(variance.max()) if variance is not None else None)
-        )
-    if attention.scale_note:
-        counter.append(Evidence(attention.scale_note, "anatomy"))
-    if variance is not None and not harm:
-        counter.append(
-            Evidence(
-                f"the scores have a usable variance of {shown(float(variance.mean()))}",
-                "score_variance",
-                float(variance.mean()),
+    counter = []
+    if variance is not None:
+        median = float(np.median(variance))
+        if harm:
+            evidence.append(Evidence(harm, "score_variance", median))
+        elif _USABLE[0] < median < _USABLE[1]:
+            counter.append(
+                Evidence(f"the scores have a usable variance of {shown(median)}", "score_variance", median)
             )
-        )
-    severity, confidence = _weight(odd_one_out, bool(harm), known_width, bool(attention.scale_note))
     return Suspect(
         kind="wrong_scale",
         place=attention.site("scale"),
         evidence=tuple(evidence),
         counter_evidence=tuple(counter),
-        confidence=confidence,
-        severity=severity,
+        confidence=max(weight, 0.8 if harm else 0.0),
+        severity=Severity.ERROR if weight >= _ODD_ONE_OUT or (harm and weight) else Severity.WARNING,
         source=first_source(attention.scale_step, attention.score_step, attention.softmax),
         summary=f"{layer} scales its scores by {shown(scale)}, {name}; 1/sqrt(d_head) is {shown(expected)}.",
         effects=(
@@ -126,16 +131,25 @@ def _suspect(examination: Examination, attention: Attention, scale: float, expec
     )
 
 
-def _weight(odd_one_out: bool, harm: bool, known_width: bool, explained: bool) -> tuple[Severity, float]:
-    if odd_one_out:
-        return Severity.ERROR, 0.95
-    if explained:
-        return Severity.NOTE, 0.3
-    if harm:
-        return Severity.ERROR if known_width else Severity.WARNING, 0.85
-    if known_width:
-        return Severity.WARNING, 0.6
-    return Severity.NOTE, 0.4
+def _reason(
+    examination: Examination, attention: Attention, scale: float, variance: npt.NDArray[np.float64] | None
+) -> tuple[str, float]:
+    """What the factor is, in words, and how sure that makes one of a mistake; 0 for a choice."""
+    name, weight = _name(examination.anatomy, attention, scale)
+    if _peers_agree(examination, attention):
+        return name, _ODD_ONE_OUT
+    if _twice(attention):
+        return "which applies 1/sqrt(d_head) twice", 0.8
+    if isclose(abs(scale), 1.0, rel_tol=_SAME):
+        absorbed = bool(attention.scale_note) or variance is None or float(np.median(variance)) <= 1.0
+        return name, 0.0 if absorbed else 0.6
+    return name, weight
+
+
+def _twice(attention: Attention) -> bool:
+    """Whether 1/sqrt(d_head) is among the factors more than once."""
+    expected = attention.expected_scale or 0.0
+    return sum(isclose(abs(factor), expected, rel_tol=_SAME) for factor in attention.scale_factors) > 1
 
 
 def _peers_agree(examination: Examination, attention: Attention) -> bool:
@@ -162,23 +176,26 @@ def _harm(ratio: float, variance: npt.NDArray[np.float64] | None) -> str:
     return ""
 
 
-def _name(attention: Attention, scale: float) -> tuple[str, bool]:
-    """What the factor is, in words, and whether it is the mistake that the words say."""
-    d_head = attention.d_head or 1
-    d_model = d_head * attention.n_heads
+def _name(anatomy: Anatomy, attention: Attention, scale: float) -> tuple[str, float]:
+    """What the factor is, in words, and how sure that makes one of a mistake; 0 for a factor that may be meant."""
+    d_head, n_heads = attention.d_head or 1, attention.n_heads
+    d_model = d_head * n_heads
+    several = (
+        n_heads > 1 and attention.kind is not Kind.LEARNED_QUERY
+    )  # set transformers use d_model on purpose
     candidates = {
-        "that is, not at all": (1.0, False),
-        "which is 1/d_head: scaled twice": (1 / d_head, True),
-        "which multiplies by sqrt(d_head) instead of dividing": (sqrt(d_head), True),
+        "that is, not at all": (1.0, 0.0),
+        "which is 1/d_head": (1 / d_head, 0.0),
+        "which multiplies by sqrt(d_head) instead of dividing": (sqrt(d_head), 0.85),
         "which is 1/sqrt(d_model): the width of all heads together": (
             1 / sqrt(d_model),
-            attention.n_heads > 1,
+            0.7 if several else 0.0,
         ),
-        "which is 1/sqrt(n_heads)": (1 / sqrt(attention.n_heads), attention.n_heads > 1),
-        "which is 1/sqrt(number of keys)": (1 / sqrt(max(attention.n_keys, 1)), True),
-        "which is 1/d_model": (1 / d_model, True),
+        "which is 1/sqrt(n_heads)": (1 / sqrt(n_heads), 0.7 if several else 0.0),
+        "which is 1/sqrt(number of keys)": (1 / sqrt(max(attention.n_keys, 1)), 0.7),
+        "which is 1/d_model": (1 / d_model, 0.6),
     }
-    for name, (value, mistake) in candidates.items():
+    for name, (value, weight) in candidates.items():
         if isclose(abs(scale), value, rel_tol=_SAME):
-            return name, mistake
-    return "which is no width of this attention", False
+            return name, weight
+    return "which is no width of this attention", 0.0
