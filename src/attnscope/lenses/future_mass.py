@@ -64,20 +64,16 @@ class FutureMass(Lens):
                 furthest.append(None)
                 continue
             distance = torch.arange(n_keys) - torch.arange(n_queries)[:, None] - (n_keys - n_queries)
-            real = torch.ones(layer.pattern.shape[0], n_queries, dtype=torch.bool)
-            if layer.real.queries is not None:
-                real = layer.real.queries
-            rows_due = real & (distance > 0).any(-1)
-            ahead = torch.where((distance > 0) & real[:, None, :, None], layer.pattern, 0.0)
-            due = int(rows_due.sum())
-            means.append(ahead.sum(-1).sum((0, 2)) / max(due, 1))
+            due = layer.counts & (distance > 0).any(-1)
+            ahead = torch.where((distance > 0) & layer.counts[..., None], layer.pattern, 0.0)
+            means.append(ahead.sum(-1).sum((0, 2)) / due.sum((0, 2)).clamp(min=1))
             largest.append(ahead.amax((0, 2, 3)))
             offsets = range(1, min(self.offsets, n_queries - 1) + 1)
             by_offset.append([float(ahead[:, :, distance == offset].mean()) for offset in offsets])
             reached = ahead.sum((0, 1)) > 0
             furthest.append(int(distance[reached].max()) if bool(reached.any()) else 0)
-            diagonal = torch.where((distance == 0) & real[:, None, :, None], layer.pattern, 0.0)
-            own.append(diagonal.sum((0, 2, 3)) / max(int(real.sum()), 1))
+            diagonal = torch.where((distance == 0) & layer.counts[..., None], layer.pattern, 0.0)
+            own.append(diagonal.sum((0, 2, 3)) / layer.counts.sum((0, 2)).clamp(min=1))
         return heads_reading(
             self, probe, means, why_none="no attention relates a sequence to itself",
             facts={
