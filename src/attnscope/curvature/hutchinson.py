@@ -58,7 +58,7 @@ def trace(
     """
     sums: dict[str, Sums] = {}
     exact: dict[str, float] = {}
-    for name, probe, product, is_exact in _probed(operator, blocks, n_probes, seed, progress):
+    for name, probe, product, is_exact in probed(operator, blocks, n_probes, seed, progress):
         sample = float(probe.double() @ product.double())
         if is_exact:
             exact[name] = exact.get(name, 0.0) + sample
@@ -82,7 +82,7 @@ def diagonal(
     means: dict[str, Tensor] = {}
     squares: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
-    for name, probe, product, is_exact in _probed(operator, blocks, n_probes, seed, progress):
+    for name, probe, product, is_exact in probed(operator, blocks, n_probes, seed, progress):
         sample = (probe * product).double()
         if name not in means:
             means[name], squares[name] = torch.zeros_like(sample), torch.zeros_like(sample)
@@ -102,11 +102,20 @@ def diagonal(
     }
 
 
-def _probed(
+def probed(
     operator: BlockOperator, blocks: Iterable[str] | None, n_probes: int, seed: int,
     progress: Progress | None,
 ) -> Iterator[tuple[str, Tensor, Tensor, bool]]:
-    """`(block, probe, product, exact)`; in an exact block the probes are the unit vectors."""
+    """Random signs on one block at a time, and the products restricted to the block.
+
+    Args: as `trace`.
+
+    Yields:
+        `(block, probe, product, exact)`; in an exact block the probes are its unit vectors, once each.
+
+    Raises:
+        KeyError, ValueError: as `trace`.
+    """
     if n_probes < 2:
         raise ValueError(f"n_probes must be at least 2, found {n_probes}: one probe tells no standard error")
     names = operator.check_names(operator.names if blocks is None else blocks)

@@ -57,7 +57,8 @@ def twice_differentiable(model: nn.Module, dtype: torch.dtype) -> Iterator[None]
         stack.enter_context(_FullPrecision(devices))
         if any(isinstance(module, nn.LSTM) for module in model.modules()):
             # oneDNN's LSTM has a backward but no double backward; other layers are faster with oneDNN.
-            stack.callback(torch.backends.mkldnn.set_flags, *torch.backends.mkldnn.set_flags(False)[:1])
+            set_flags: Callable[[bool], tuple[bool, ...]] = torch.backends.mkldnn.set_flags
+            stack.callback(set_flags, set_flags(False)[0])
         try:
             torch.backends.mha.set_fastpath_enabled(False)
             torch.set_float32_matmul_precision("highest")
