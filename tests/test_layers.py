@@ -11,12 +11,14 @@ EVERYTHING = {"*"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "plain": set(),
+    "whole_file": set(),
     "undisturbed": {"errors"},
+    "whole_file": set(),
     "calling": set(),
     "catalogue": {"errors"},
     "readings": {"errors", "plain"},
     "anatomy.blocks": {"errors", "plain"},
-    "findings": {"errors", "plain", "readings", "anatomy.blocks"},
+    "findings": {"errors", "plain", "whole_file", "readings", "anatomy.blocks"},
     "record": {"errors", "readings", "findings", "anatomy.blocks"},
     "anatomy": {"errors", "anatomy.blocks", "undisturbed", "calling"},
     "curvature": {"errors", "anatomy.blocks", "undisturbed"},
@@ -42,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "remedies": {"errors", "anatomy", "anatomy.blocks", "probe"},
     "training": {"errors", "case", "probe", "record", "lenses", "remedies"},
     "diagnosis": {"errors", "readings", "findings", "anatomy.blocks", "record", "catalogue"},
-    "intentions": {"errors", "anatomy", "anatomy.blocks", "case", "probe"},
+    "intentions": {"errors", "anatomy", "anatomy.blocks", "case", "probe", "readings"},
     "explanations": {"errors", "catalogue"},
     "examine": {
         "errors",
@@ -63,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pages": {
         "errors",
         "plain",
+        "whole_file",
         "readings",
         "findings",
         "anatomy.blocks",

@@ -169,8 +169,12 @@ class _Work:
             if lens not in allowed:
                 self.skipped[lens.name] = f"needs effort {lens.effort}"
         try:
+            # What the loss asks for tells what is intended, and intentions tell the other lenses what to look at.
+            first = [lens for lens in allowed if lens.name == "label_alignment"]
+            for lens in first:
+                self._measure(lens)
             self._infer()
-            for done, lens in enumerate(allowed):
+            for done, lens in enumerate(lens for lens in allowed if lens not in first):
                 if progress is not None:
                     progress(done, len(allowed), lens.name)
                 self._measure(lens)
@@ -186,7 +190,7 @@ class _Work:
     def _infer(self) -> None:
         self.stated = self.probe.expects
         try:
-            self.probe.expects, self.because = infer(self.probe)
+            self.probe.expects, self.because = infer(self.probe, self.readings.get("label_alignment"))
         except Exception as error:  # an odd batch must not cost the user what needs no intention
             self.skipped["intentions"] = f"could not be inferred: {type(error).__name__}: {error}"
         self.probe.inferred = tuple(self.because)

@@ -15,16 +15,19 @@ from torch import Tensor, nn
 from attnscope.anatomy.blocks import Attention, Kind
 from attnscope.case import Expectations
 from attnscope.probe import Probe
+from attnscope.readings import Reading
 
 _PADDING_KEYS = ("attention_mask", "padding_mask", "mask", "attn_mask", "src_mask", "input_mask")
 _IGNORED = -100  # the label that cross-entropy skips by default
 
 
-def infer(probe: Probe) -> tuple[Expectations, dict[str, str]]:
+def infer(probe: Probe, alignment: Reading | None = None) -> tuple[Expectations, dict[str, str]]:
     """Fills in what the author did not state.
 
     Args:
         probe: the moment; its `expects` holds what is stated.
+        alignment: the reading of `label_alignment`, which tells what the loss really asks for; without it the
+            labels of the batch are compared with its tokens.
 
     Returns:
         The expectations, and for each inferred one the reason in words.
@@ -38,7 +41,7 @@ def infer(probe: Probe) -> tuple[Expectations, dict[str, str]]:
             expects = replace(expects, **{name: value})
             because[name] = why
     if expects.next_token is None:
-        why = _next_token(probe)
+        why = _next_token(probe, alignment)
         if why:
             expects = replace(expects, next_token=True)
             because["next_token"] = why
@@ -145,8 +148,11 @@ def _at_the_ends(pads: Tensor) -> bool:
     return right or left
 
 
-def _next_token(probe: Probe) -> str:
+def _next_token(probe: Probe, alignment: Reading | None) -> str:
     """The reason to believe that the targets are the next tokens; empty when there is none."""
+    if alignment is not None and alignment.ok:
+        asked = alignment.facts.get("language_model") and alignment.facts.get("best") == 1
+        return "the loss is least when the model names the next token" if asked else ""
     tokens = _tokens(probe)
     inputs = {path for path, _ in tokens}
     for path, _, value in tensors_of(probe.batch):

@@ -81,6 +81,9 @@ def _suspect(attention: Attention, times: int, distribution: bool, reading: Read
             f"*@{layer}.softmax",
             f"*@{layer}.scores",
             f"*@{layer}.scale",
+            f"*@{layer}.mask",
+            "future_leak@model",
+            "padding_attended@model",
             f"uniform_attention@{layer}*",
         ),
     )

@@ -1,0 +1,126 @@
+"""Labels from which nothing can be learnt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from attnscope.anatomy.blocks import ATTENTION_ROLES, Role
+from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
+from attnscope.diagnosis.rules._evidence import shown
+from attnscope.readings import Reading
+
+_ENOUGH_STEPS = 100  # an optimiser that has taken fewer has proved nothing
+_NEAR_CHANCE = 0.9  # of the loss of a uniform guess
+
+
+@dataclass(frozen=True)
+class LabelsWithoutSignal(Rule):
+    """The labels carry no signal: they are all the same, all ignored, or have nothing to do with the inputs.
+
+    **What it means** Constant or ignored labels teach nothing. Labels that were shuffled against their inputs
+    look normal, and the trained model answers no better with them than with any others.
+
+    **Why it matters** Training runs, the loss moves a little, and nothing is learnt.
+
+    **Evidence required** All labels of the batches are equal or ignored; or the model has been trained (its
+    optimiser has taken at least 100 steps, or no part of it is at its initial weights), its loss is that of a
+    guess, and shuffling the labels does not raise it.
+
+    **When it is a false alarm** A hard task on which nothing has been learnt yet. Untrained models and fresh
+    classifiers on a pre-trained body are not reported.
+
+    **How to confirm** Train on ten examples: a sound model learns them by heart, and new ones stay at chance.
+
+    **What to try** Look at ten examples beside their labels; check the order in which both are loaded.
+    """
+
+    code: ClassVar[str] = "DAT702"
+    severity: ClassVar[Severity] = Severity.WARNING
+    needs: ClassVar[tuple[str, ...]] = (
+        "label_signal",
+        "loss_at_start",
+        "initial_blocks",
+        "optimizer_coverage",
+    )
+    alternatives: ClassVar[tuple[str, ...]] = (
+        "the task is hard and nothing has been learnt yet",
+        "the input does not reach the output",
+    )
+    remedies: ClassVar[tuple[str, ...]] = (
+        "print ten examples beside their labels",
+        "check that inputs and labels are shuffled together",
+        "check the label that the loss ignores (-100)",
+    )
+
+    def weigh(self, examination: Examination) -> list[Suspect]:
+        """At most one suspect."""
+        reading = examination.reading("label_signal")
+        if reading is None:
+            return []
+        count = int(reading.facts.get("n_labels", 0))
+        if reading.facts.get("all_ignored"):
+            return [_exact("all labels are ignored by the loss", 0)]
+        if reading.facts.get("constant"):
+            return [_exact(f"all {count} labels are the same", count)]
+        why = _shuffled(examination, reading)
+        return [why] if why is not None else []
+
+
+def _exact(what: str, count: int) -> Suspect:
+    return Suspect(
+        kind="labels_without_signal",
+        place="data",
+        evidence=(Evidence(what, "label_signal", float(count), None, True),),
+        confidence=0.95 if count != 0 else 1.0,
+        severity=Severity.ERROR if count == 0 or count >= 16 else Severity.WARNING,
+        summary=f"The labels carry no signal: {what}.",
+        effects=("cut_gradient@*",) if count == 0 else (),
+    )
+
+
+def _shuffled(examination: Examination, reading: Reading) -> Suspect | None:
+    """Labels that a trained model cannot tell from any others."""
+    start = examination.reading("loss_at_start")
+    if reading.stderr is None or start is None or not _is_trained(examination):
+        return None
+    rises, errors = reading.values.ravel(), reading.stderr.ravel()
+    losses = start.values.ravel()
+    if (
+        losses.size == 0
+        or float(losses.min()) < _NEAR_CHANCE
+        or np.any(rises > 2 * errors + 0.01 * np.abs(losses))
+    ):
+        return None
+    rise, loss = float(rises.mean()), float(losses.mean())
+    return Suspect(
+        kind="labels_without_signal",
+        place="data",
+        evidence=(
+            Evidence(f"shuffling the labels moves the loss by {shown(rise)} only", "label_signal", rise, 0.0),
+            Evidence(f"the loss is {shown(loss)} of that of a uniform guess", "loss_at_start", loss, 1.0),
+        ),
+        confidence=0.6,
+        summary=f"The labels seem to have nothing to do with the inputs: after training, any other order of them "
+        f"gives the same loss (it moves by {shown(rise)}).",
+    )
+
+
+def _is_trained(examination: Examination) -> bool:
+    """Whether the model has been trained, its classifier included."""
+    coverage = examination.reading("optimizer_coverage")
+    steps = coverage.facts.get("steps") if coverage is not None else None
+    if steps is not None:
+        return int(steps) >= _ENOUGH_STEPS
+    initial = examination.reading("initial_blocks")
+    if initial is None:
+        return False
+    names = set(initial.facts.get("initial", ()))
+    kept = [
+        block.name
+        for block in examination.anatomy.blocks
+        if block.role in (*ATTENTION_ROLES, Role.CLASSIFIER)
+    ]
+    return bool(kept) and not names & set(kept)
