@@ -238,6 +238,7 @@ SETS = [
         latent("read", "learned-query", 2, 7, 9, may_hold=("latents",)),
         latent("think", "self", 4, 6, 5),
         batch=lambda: torch.randn(3, 9, 14),
+        unused=("think.norm_input.weight", "think.norm_input.bias"),  # it attends to itself
     ),
     row(
         "a parameter is the queries",
