@@ -211,7 +211,7 @@ def _split_heads(
         query_varies = n_query > 1 and bool((query_codes != query_codes[:, :1]).any())
         key_varies = n_key > 1 and bool((key_codes != key_codes[:, :1]).any())
         if query_varies and key_varies:
-            axes.mixed = "positions mixed"
+            axes.mixed, query_codes, key_codes = "positions mixed", None, None
         elif query_varies:  # one key head and several query heads in the rows of one product
             unique, where = torch.unique(query_codes[0], return_inverse=True)
             if n_query % len(unique) == 0:

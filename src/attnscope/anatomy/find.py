@@ -178,7 +178,8 @@ class Finder:
         if normaliser.name == "exp" and not _by_hand(attention):
             return None
         inner = self._flow.normaliser.get(normaliser.inputs[0].number)
-        attention.applications = 1 if inner is None or inner.name == "exp" else 2
+        if inner is not None and inner.name != "exp":
+            attention.applications, attention.normaliser_input = 2, inner.inputs[0]
         product = self._flow.product.get(normaliser.inputs[0].number)
         if product is not None:
             attention.product = product

@@ -135,7 +135,7 @@ class Layouts:
             return overwritten(operation, indices)
 
         geometry = tuple(
-            (by_value[item.number], item.shape, item.tensor.stride(), item.tensor.storage_offset())
+            (by_value[item.number], item.shape, item.stride, item.offset)
             for item in operation.inputs
         )
         return self._intern(("written", geometry), write)
@@ -155,16 +155,19 @@ class Layouts:
 def overwritten(operation: Operation, indices: Mapping[int, Tensor]) -> Tensor:
     """Writes through views, replayed on the memory that they share; `indices` by number of the value."""
     old = operation.inputs[0]
-    size = old.tensor.untyped_storage().nbytes() // old.tensor.element_size()
+    size = max(
+        item.offset + 1 + sum((length - 1) * step for length, step in zip(item.shape, item.stride, strict=True))
+        for item in operation.inputs
+    )
     memory = torch.full((size,), -1)
     for item in operation.inputs:
-        view = memory.as_strided(item.shape, item.tensor.stride(), item.tensor.storage_offset())
+        view = memory.as_strided(item.shape, item.stride, item.offset)
         index = indices.get(item.number)
         if index is not None:
             view.copy_(index)
         elif item is not old:
             view.fill_(-1)
-    return memory.as_strided(old.shape, old.tensor.stride(), old.tensor.storage_offset()).clone()
+    return memory.as_strided(old.shape, old.stride, old.offset).clone()
 
 
 def _carried(value: Value) -> list[Value]:

@@ -148,8 +148,7 @@ def _by_writing(operation: Operation) -> tuple[str, Value | None, Tensor | None,
     if not same.is_contiguous():
         return None
     for item in writes:
-        forbidden.as_strided(item.shape, item.tensor.stride(), item.tensor.storage_offset() - same.storage_offset()
-                             ).fill_(True)
+        forbidden.as_strided(item.shape, item.stride, item.offset - operation.out.offset).fill_(True)
     assert writes[0].producer is not None
     return "masked_fill", None, forbidden, _number(writes[0].producer.args[1])
 
@@ -183,4 +182,5 @@ def is_causal(allowed: Tensor) -> bool | None:
     keys, queries = seen.any(0), seen.any(1)
     diagonal = seen.diagonal(n_key - n_query)
     used = keys[n_key - n_query:][: len(diagonal)] & queries[: len(diagonal)] if n_key >= n_query else queries
-    return bool(diagonal[used[: len(diagonal)]].all()) and not bool(seen.all())
+    forbids = bool((~past & keys).any())  # some key that is used elsewhere is forbidden as future
+    return forbids and bool(diagonal[used[: len(diagonal)]].all())

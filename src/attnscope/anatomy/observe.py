@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from attnscope.anatomy.blocks import Anatomy
-from attnscope.anatomy.dissect import Dissected, Dissection, dissect, hidden_of
+from attnscope.anatomy.dissect import Dissected, Dissection, dissect
+from attnscope.anatomy.ends import hidden_rows, output_rows
 from attnscope.anatomy.record import Value, record_forward
 from attnscope.anatomy.surroundings import NormModules, surroundings_of
 from attnscope.errors import TraceError
@@ -104,8 +105,8 @@ def _tensors(dissected: Dissected, layer: int, dissection: Dissection, norms: No
     allowed = _allowed(dissected)
     around = surroundings_of(dissected, dissection, norms)
     side = dissected.query
-    hidden = hidden_of(side).tensor if side is not None and side.operand.inputs else None
-    output = around.output_value.tensor if around.output_value is not None else None
+    hidden = hidden_rows(dissected, layouts) if side is not None and side.operand.inputs else None
+    output = output_rows(dissected, around, layouts)
     error: float | None = None
     raw: Tensor | None
     if found.fused is not None:

@@ -152,6 +152,9 @@ def added_bias_map(bias: Value, adding: Operation, origin: Value, layouts: Layou
         return None
     found = torch.full((origin.numel,), -1)
     found[place.reshape(-1)] = index.expand(adding.out.shape).reshape(-1)
+    rows = found.reshape(-1, origin.shape[-1])
+    if bool((rows != rows[:1]).any()):
+        return None  # it varies with the position: not a bias
     return FeatureMap(parameter, found.reshape(origin.shape))
 
 

@@ -40,6 +40,7 @@ class Value:
         name: of the parameter or buffer, or the path in the batch.
         params, inputs: bit masks of the parameters and batch tensors that it was computed from.
         consumers: operations that read it.
+        stride, offset: its place in its memory when it was made.
     """
 
     number: int
@@ -52,6 +53,12 @@ class Value:
     inputs: int = 0
     consumers: list[Operation] = field(default_factory=list)
     writes_seen: int = 0
+    stride: tuple[int, ...] = ()
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tensor.layout is torch.strided:
+            self.stride, self.offset = tuple(self.tensor.stride()), int(self.tensor.storage_offset())
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -142,6 +149,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._replace = replace or {}
         self._current: dict[int, Value] = {}
         self._writes: dict[int, list[Value]] = {}
+        self._kept_alive: list[Tensor] = []
         for bit, (name, parameter) in enumerate(self.record.parameters.items()):
             self._leaf(parameter, "parameter", name).params = 1 << bit
         for name, buffer in model.named_buffers():
@@ -219,6 +227,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return value
 
         known_args, known_kwargs = tree_map_only(Tensor, as_value, (args, kwargs))
+        self._keep_before_change(func, args, kwargs)
         result = self._run(func, args, kwargs)
         if index in self._replace:
             result = _replaced(result, self._replace[index], args)
@@ -227,6 +236,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
         self._note(operation, result, args, kwargs)
         return result
+
+    def _keep_before_change(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """An activation that is about to be changed in place keeps its old numbers in a copy."""
+        for tensor in _mutated(func, args, kwargs):
+            value = self._current[id(tensor)]
+            if value.params and value.inputs and value.producer is not None:
+                value.tensor = self._run(torch.ops.aten.clone.default, (tensor,), {})
+                self._kept_alive.append(tensor)
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self._grad:

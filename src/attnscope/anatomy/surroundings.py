@@ -85,11 +85,11 @@ def surroundings_of(dissected: Dissected, dissection: Dissection, norms: NormMod
         assert sides is not None
         found.output = Projection(operation, sides[0], operation.out, None)
         _read_output(found, dissected, operation, dissection.layouts)
-        value = operation.out
+        value = _with_bias(operation.out)
     found.output_value = value
     _residual(found, dissected, value, norms)
     if found.output is not None and not _is_output(found, dissected, operation):
-        found.output, found.output_heads, found.output_value = None, [], context
+        found.output, found.output_heads, found.output_value, found.merged = None, [], context, "ok"
     _dropouts(found, dissected)
     return found
 
@@ -117,12 +117,29 @@ def _next_projection(context: Value, dissected: Dissected, norms: NormModules) -
     return last, None
 
 
+def _with_bias(value: Value) -> Value:
+    """A product's output with the bias that is added to it after any rearrangement."""
+    waiting = [value]
+    while waiting:
+        current = waiting.pop()
+        for operation in current.consumers:
+            if operation.name == "add" and any(_is_bias(item) for item in operation.inputs):
+                return operation.out
+            if operation.name in LAYOUT | CAST:
+                waiting.extend(operation.outputs)
+    return value
+
+
+def _is_bias(value: Value) -> bool:
+    return is_weight(value) and value.numel > 1 and value.numel == value.shape[-1]
+
+
 def _is_output(found: Surroundings, dissected: Dissected, operation: Operation | None) -> bool:
     """Whether the product after the context is this attention's output projection, not the next layer."""
     assert operation is not None
     if found.residual is not None:
         return True
-    if dissected.query is None:
+    if dissected.query is None or found.merged == "flattened":
         return False
     width = hidden_of(dissected.query).shape[-1:] if dissected.query is not None else ()
     return operation.out.shape[-1:] == width or dissected.shape[1] > 1
@@ -143,7 +160,7 @@ def _read_output(found: Surroundings, dissected: Dissected, operation: Operation
     elif bias is None:
         for consumer in _consumers(operation.out):
             for item in consumer.inputs if consumer.name == "add" else ():
-                mapped = added_bias_map(item, consumer, operation.out, layouts) if is_weight(item) else None
+                mapped = added_bias_map(item, consumer, operation.out, layouts) if _is_bias(item) else None
                 found.output.biases += [mapped] if mapped is not None else []
     index = layouts.replay(data, dissected.found.context)
     weights = layouts.replay(weight, parameter)
@@ -175,7 +192,8 @@ def _read_output(found: Surroundings, dissected: Dissected, operation: Operation
     heads, places = torch.where(along < 0, -1, head_of[along.clamp(min=0)]), row_of[along.clamp(min=0)]
     known = places[heads >= 0]
     if bool((known != known[:1]).any()) and len(along) > rows.shape[-1]:
-        found.merged = "positions mixed"
+        # A row that holds every query of an example is pooled on purpose, by flattening.
+        found.merged = "positions mixed" if len(along) < n_head * n_query * width else "flattened"
         return
     outputs = varying(made, parameter.shape)
     for head in range(n_head):

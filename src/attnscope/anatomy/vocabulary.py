@@ -41,7 +41,7 @@ UNARY = _names(
 )
 BINARY = _names(
     """
-    add sub rsub mul multiply div divide true_divide where maximum minimum max min addcmul addcdiv lerp pow
+    add sub rsub mul multiply div divide true_divide where maximum minimum addcmul addcdiv lerp pow
     floor_divide remainder fmod atan2 hypot logaddexp copysign subtract index_put masked_scatter glu copy written
     """
 )
