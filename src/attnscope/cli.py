@@ -14,6 +14,7 @@ import typer
 
 from attnscope import __version__
 from attnscope.errors import AttnscopeError
+from attnscope.whole_file import write_whole
 
 if TYPE_CHECKING:
     from attnscope.findings import Diagnosis
@@ -278,7 +279,7 @@ def study(
 
     The exit code is 1 when a claim does not hold. Example: `attnscope study lu2021dynamics --scale smoke`
     """
-    from dataclasses import fields
+    from dataclasses import asdict, fields
 
     from attnscope import catalogue
     from attnscope.studies import _claims_table as tables
@@ -304,7 +305,8 @@ def study(
     if html is not None:
         from attnscope.pages.study_page import study_page
 
-        _say(f"page written to {study_page(result, chosen.title, chosen.reference, html)}")
+        about = {**result.to_dict(), "title": chosen.title, "reference": chosen.reference, "figures": result.figures}
+        _say(f"page written to {study_page(about, [asdict(curve) for curve in result.curves], html)}")
     if not result.holds:
         raise typer.Exit(FOUND)
 
@@ -394,9 +396,7 @@ def _write_baseline(path: Path, diagnosis: Diagnosis) -> None:
         }
         for item in diagnosis.findings
     ]
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps({"findings": rows}, indent=1), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps({"findings": rows}, indent=1))
     _say(f"baseline of {len(rows)} findings written to {path}")
 
 

@@ -14,6 +14,7 @@ from attnscope.anatomy.blocks import Anatomy, Source
 from attnscope.errors import RecordError
 from attnscope.plain import maybe_float, plain, printable
 from attnscope.readings import Reading
+from attnscope.whole_file import write_whole
 
 SCHEMA = 1
 
@@ -270,11 +271,7 @@ class Diagnosis:
 
     def save(self, path: str | Path) -> Path:
         """Writes the diagnosis as JSON; the file appears whole or not at all."""
-        target = Path(path)
-        part = target.with_name(target.name + ".part")
-        part.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
-        part.replace(target)
-        return target
+        return write_whole(path, json.dumps(self.to_dict(), indent=1, allow_nan=False))
 
     @classmethod
     def open(cls, path: str | Path) -> Diagnosis:

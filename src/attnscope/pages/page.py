@@ -19,14 +19,15 @@ from attnscope.findings import Diagnosis, Severity
 from attnscope.formats.model_map import State, home, model_map
 from attnscope.formats.numbers import count, typeset
 from attnscope.formats.tree import steps
-from attnscope.pages.cards import checks, finding_cards
+from attnscope.pages.cards import Places, checks, finding_cards
 from attnscope.pages.data import page_data, script_json
 from attnscope.pages.drawing import Drawing, Figure, summary
 from attnscope.pages.figures import figure
 from attnscope.pages.lens_notes import OTHER, TOPICS, LensNote, lens_note
-from attnscope.pages.places import entries, touching
+from attnscope.pages.places import Index, grouped, touching
 from attnscope.pages.prose import inline, name, prose, shown
 from attnscope.readings import Reading
+from attnscope.whole_file import write_whole
 
 LARGEST = 3_000_000
 FIGURES_BUDGET = 1_300_000
@@ -72,27 +73,24 @@ def report(diagnosis: Diagnosis | str | Path, path: str | Path = "report.html") 
     """
     if isinstance(diagnosis, str | Path):
         diagnosis = Diagnosis.open(diagnosis)
-    target = Path(path)
-    part = target.with_name(target.name + ".part")
-    part.write_text(html(diagnosis), encoding="utf-8", errors="backslashreplace")
-    part.replace(target)
-    return target
+    return write_whole(path, html(diagnosis))
 
 
 def html(diagnosis: Diagnosis) -> str:
     """The page as text, with as much detail as fits."""
     page = ""
+    places = {lens: grouped(reading) for lens, reading in diagnosis.readings.items()}
     for detail in DETAILS:
-        page = _render(diagnosis, detail)
+        page = _render(diagnosis, places, detail)
         if len(page.encode("utf-8", "backslashreplace")) <= LARGEST:
             break
     return page
 
 
-def _render(diagnosis: Diagnosis, detail: Detail) -> str:
+def _render(diagnosis: Diagnosis, places: Places, detail: Detail) -> str:
     style, script = asset("page.css"), asset("page.js")
     return environment().from_string(asset("page.html")).render(
-        **context(diagnosis, detail),
+        **context(diagnosis, places, detail),
         style=Markup(style), script=Markup(script), policy=policy(style, script),
         data=Markup(script_json(page_data(diagnosis, lean=detail.lean))),
     )
@@ -127,11 +125,11 @@ def environment() -> Environment:
     return made
 
 
-def context(diagnosis: Diagnosis, detail: Detail = FULL) -> dict[str, Any]:
+def context(diagnosis: Diagnosis, places: Places, detail: Detail) -> dict[str, Any]:
     """What the template is given."""
     serious = diagnosis.at_least(Severity.WARNING)
     attentions = diagnosis.anatomy.attentions
-    drawn = _drawn(diagnosis, detail)
+    drawn = _drawn(diagnosis, places, detail)
     plan = model_map(diagnosis)
     return {
         "diagnosis": diagnosis,
@@ -139,12 +137,12 @@ def context(diagnosis: Diagnosis, detail: Detail = FULL) -> dict[str, Any]:
         "headline": _headline(diagnosis),
         "mood": serious[0].severity.value if serious else ("empty" if not attentions else "calm"),
         "lede": _lede(diagnosis),
-        "cards": finding_cards(diagnosis, detail.cards),
+        "cards": finding_cards(diagnosis, places, detail.cards),
         "rest": diagnosis.findings[detail.cards:detail.cards + detail.tables],
         "checks": checks(diagnosis),
         "map": plan,
         "states": [state for state in State if any(cell.state is state for cell in plan.cells)],
-        "colourings": [item for item in drawn if _colours_map(item.reading)],
+        "colourings": [item for item in drawn if _colours_map(item.reading, places[item.reading.lens])],
         "topics": _topics([item for item in drawn if item.reading.ok or item.reading.values.size]),
         "unread": [item for item in drawn if not item.reading.ok and not item.reading.values.size],
         "numbers": {item.reading.lens: item.number for item in drawn},
@@ -207,12 +205,12 @@ def _lede(diagnosis: Diagnosis) -> str:
     return f"{sentence}: nothing points to a fault{tail}."
 
 
-def _drawn(diagnosis: Diagnosis, detail: Detail) -> list[Drawn]:
+def _drawn(diagnosis: Diagnosis, places: Places, detail: Detail) -> list[Drawn]:
     """Every reading with its figure, until the figures' budget is spent."""
     left = detail.figures
     drawn = []
     for number, (lens, reading) in enumerate(diagnosis.readings.items()):
-        made = figure(Drawing(reading, number, _rings(reading, diagnosis))) if left > 0 else None
+        made = figure(Drawing(reading, number, _rings(lens, diagnosis, places))) if left > 0 else None
         if made is not None:
             size = sum(map(len, made.svg.values()))
             made = made if size <= left else None
@@ -221,19 +219,19 @@ def _drawn(diagnosis: Diagnosis, detail: Detail) -> list[Drawn]:
     return drawn
 
 
-def _rings(reading: Reading, diagnosis: Diagnosis) -> frozenset[tuple[int, ...]]:
+def _rings(lens: str, diagnosis: Diagnosis, places: Places) -> frozenset[Index]:
     """The entries that serious findings rest on."""
     return frozenset(
         index
         for finding in diagnosis.at_least(Severity.WARNING)
-        if any(item.lens == reading.lens for item in finding.evidence)
-        for index in touching(reading, finding.block_or_site)[1]
+        if any(item.lens == lens for item in finding.evidence)
+        for index in touching(places[lens], finding.block_or_site)[1]
     )
 
 
-def _colours_map(reading: Reading) -> bool:
+def _colours_map(reading: Reading, found: Mapping[str, list[Index]]) -> bool:
     """Whether the map can be coloured by this reading."""
-    return reading.ok and np.isfinite(reading.values).sum() > 1 and any(True for _ in entries(reading))
+    return reading.ok and bool(np.isfinite(reading.values).sum() > 1) and bool(found)
 
 
 def _topics(drawn: list[Drawn]) -> list[tuple[str, list[Drawn]]]:

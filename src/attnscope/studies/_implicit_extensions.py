@@ -1,4 +1,4 @@
-"""What the theory leaves open: does the low-rank bias of (K, Q) reach several heads, queries, classes, a trained head?"""
+"""What the theory leaves open: how far the low-rank bias of (K, Q) reaches beyond one head, one query, two classes."""
 
 from __future__ import annotations
 

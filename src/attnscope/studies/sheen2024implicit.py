@@ -86,7 +86,7 @@ def ratio(weights: Array, constraints: Constraints, best: MaxMargin) -> float:
 
 
 def effective_rank(weights: Array) -> float:
-    """exp of the entropy of the normalised singular values (Roy and Vetterli, 2007)."""
+    """Exp of the entropy of the normalised singular values (Roy and Vetterli, 2007)."""
     values = np.linalg.svd(weights, compute_uv=False)
     share = values / values.sum()
     return float(np.exp(-(share * np.log(share.clip(min=1e-300))).sum()))
@@ -244,7 +244,7 @@ def _diagonal(scale: str) -> Part:
 
 
 def _dual_error(flow: Flow, weights: Array) -> float:
-    """max |arcsinh(beta / omega^2)| / ln margin - 1: how far the dual certificate is outside the unit box."""
+    """Max |arcsinh(beta / omega^2)| / ln margin - 1: how far the dual certificate is outside the unit box."""
     beta = np.diag(weights)
     return float(np.abs(np.arcsinh(beta)).max() / np.log(flow.margin(weights)) - 1)
 
@@ -263,7 +263,7 @@ def _euclidean_ratio(flow: Flow, rows: Array) -> float:
 
 
 def _least_euclidean(rows: Array) -> float:
-    """min ||beta||_2 with rows beta >= 1: the Frobenius problem of one query, token by token."""
+    """Min ||beta||_2 with rows beta >= 1: the Frobenius problem of one query, token by token."""
     return frobenius(Constraints(rows[None], np.ones((1, 1)))).value
 
 
@@ -348,7 +348,7 @@ def _aligned(scale: str) -> Part:
 
 
 def _growth() -> Part:
-    """mu - ln t: constant for merged W, growing as ln ln t for (K, Q)."""
+    """Mu - ln t: constant for merged W, growing as ln ln t for (K, Q)."""
     _, flow, _ = problem(TokenMargin(seed=0))
     key, query = start(0, 10)
     margins = [20.0, 60.0, 200.0, 600.0]
