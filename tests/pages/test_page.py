@@ -176,16 +176,16 @@ def test_lone_surrogates_are_written(tmp_path: Path) -> None:
 
 
 def test_a_very_large_diagnosis_keeps_the_budget() -> None:
-    base = diagnoses.faulty(96, 96)
+    base = diagnoses.faulty(64, 64)
     random = np.random.default_rng(0)
     wide = {
-        f"pattern_{number}": Reading(f"pattern_{number}", random.random((96, 96)), ("layer", "head"), "1")
-        for number in range(40)
+        f"pattern_{number}": Reading(f"pattern_{number}", random.random((64, 64)), ("layer", "head"), "1")
+        for number in range(20)
     }
-    huge = {"scores": Reading("scores", random.random((96, 64, 64)), ("layer", "query", "key"), "1"),
+    huge = {"scores": Reading("scores", random.random((64, 64, 64)), ("layer", "query", "key"), "1"),
             "every_parameter": Reading("every_parameter", random.random((900, 900)), ("block", "block_b"), "1")}
     many = tuple(
-        replace(diagnoses.findings()[number % 3], block_or_site=f"L{number % 96}H{number % 90}.V")
+        replace(diagnoses.findings()[number % 3], block_or_site=f"L{number % 64}H{number % 60}.V")
         for number in range(3000)
     )
     diagnosis = replace(base, findings=many, readings={**base.readings, **wide, **huge})

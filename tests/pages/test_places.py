@@ -13,7 +13,7 @@ from attnscope.explanations import Page
 from attnscope.pages.cards import checks, falsifiers, finding_cards
 from attnscope.pages.lens_notes import lens_note
 from attnscope.pages.notebook import as_html
-from attnscope.pages.places import by_place, entries, touching
+from attnscope.pages.places import by_place, entries, grouped, touching
 from attnscope.pages.prose import clipped, inline, name, prose
 from attnscope.readings import Reading
 
@@ -57,7 +57,7 @@ def test_a_head_collects_its_projections() -> None:
     ],
 )
 def test_the_nearest_numbers_bear_on_a_place(reading: Reading, place: str, expected: tuple[str, list]) -> None:
-    assert touching(reading, place) == expected
+    assert touching(grouped(reading), place) == expected
 
 
 def test_lenses_are_read_from_their_source() -> None:
@@ -96,7 +96,9 @@ def test_what_would_prove_a_finding_wrong_comes_from_its_numbers_and_its_rule() 
 
 
 def test_pictures_show_a_lens_once_and_name_what_they_mark() -> None:
-    card = finding_cards(diagnoses.faulty(), 10)[0]
+    diagnosis = diagnoses.faulty()
+    places = {lens: grouped(reading) for lens, reading in diagnosis.readings.items()}
+    card = finding_cards(diagnosis, places, 10)[0]
     assert [bool(item.picture) for item in card.evidence] == [True, False]
     assert card.evidence[0].here == "the heads and projections of L3"
     assert not any(item.picture for item in card.counter_evidence)

@@ -12,8 +12,10 @@ from attnscope.findings import Diagnosis, Evidence, Finding
 from attnscope.formats.numbers import typeset
 from attnscope.pages.figures import strip
 from attnscope.pages.lens_notes import LensNote, lens_note
-from attnscope.pages.places import touching
+from attnscope.pages.places import Index, touching
 from attnscope.readings import Reading
+
+Places = Mapping[str, Mapping[str, list[Index]]]
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,16 @@ class Check:
     ranges: tuple[tuple[LensNote, str], ...] = ()
 
 
-def finding_cards(diagnosis: Diagnosis, most: int) -> list[FindingCard]:
-    """The cards of the first findings, in their order."""
+def finding_cards(diagnosis: Diagnosis, places: Places, most: int) -> list[FindingCard]:
+    """The cards of the first findings, in their order.
+
+    Args:
+        diagnosis: what was found.
+        places: lens -> place -> the entries of its reading there.
+        most: how many findings get a card.
+    """
     rules = {page.code: page for page in all_rules()}
-    return [_card(number, finding, diagnosis, rules.get(finding.code))
+    return [_card(number, finding, diagnosis, places, rules.get(finding.code))
             for number, finding in enumerate(diagnosis.findings[:most])]
 
 
@@ -104,16 +112,20 @@ def _check(rule: Page, diagnosis: Diagnosis, found: Sequence[int]) -> Check | No
     return Check(rule, "clear", "nothing found", (), ranges)
 
 
-def _card(number: int, finding: Finding, diagnosis: Diagnosis, rule: Page | None) -> FindingCard:
+def _card(
+    number: int, finding: Finding, diagnosis: Diagnosis, places: Places, rule: Page | None,
+) -> FindingCard:
     return FindingCard(
         number, finding,
-        tuple(_pictured(finding, diagnosis.readings)),
+        tuple(_pictured(finding, diagnosis.readings, places)),
         tuple(EvidenceCard(item, lens_note(item.lens)) for item in finding.counter_evidence),
         tuple(falsifiers(finding, rule)), rule,
     )
 
 
-def _pictured(finding: Finding, readings: Mapping[str, Reading]) -> Iterator[EvidenceCard]:
+def _pictured(
+    finding: Finding, readings: Mapping[str, Reading], places: Places
+) -> Iterator[EvidenceCard]:
     """Each piece of evidence; the first of a lens with a picture of where the place lies among all places."""
     drawn: set[str] = set()
     for item in finding.evidence:
@@ -122,7 +134,7 @@ def _pictured(finding: Finding, readings: Mapping[str, Reading]) -> Iterator[Evi
             yield EvidenceCard(item, note)
             continue
         drawn.add(item.lens)
-        here, indices = touching(reading, finding.block_or_site)
+        here, indices = touching(places[item.lens], finding.block_or_site)
         finite = [value for value in (float(reading.values[index]) for index in indices) if np.isfinite(value)]
         picture = strip(reading, finite[:64], expected=item.expected) if finite else ""
         yield EvidenceCard(item, note, here, picture)

@@ -100,8 +100,8 @@ def _end_labels(
 def _spread(values: Array) -> Array:
     """How far each line reaches, from its lowest to its highest finite point."""
     finite = np.isfinite(values)
-    high = np.where(finite, values, -np.inf).max(0)
-    low = np.where(finite, values, np.inf).min(0)
+    high = np.where(finite, values / 2, -np.inf).max(0)
+    low = np.where(finite, values / 2, np.inf).min(0)
     reach: Array = np.where(finite.any(0), high - low, 0.0)
     return reach
 

@@ -11,10 +11,11 @@ from attnscope.formats.model_map import home
 from attnscope.readings import Reading
 
 _LETTERS = {role.value: letter for role, letter in ROLE_LETTERS.items()}
+Index = tuple[int, ...]
 PARTS = {"layer", "head", "role", "block", "site"}
 
 
-def entries(reading: Reading) -> Iterator[tuple[str, tuple[int, ...]]]:
+def entries(reading: Reading) -> Iterator[tuple[str, Index]]:
     """Every entry that speaks of one place, with the place: `("L2H5", (2, 5))`.
 
     A reading with any other dim (step, token, a second block) has none: no single number of it belongs
@@ -31,9 +32,9 @@ def entries(reading: Reading) -> Iterator[tuple[str, tuple[int, ...]]]:
                 yield name, index
 
 
-def by_place(readings: Mapping[str, Reading]) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
+def by_place(readings: Mapping[str, Reading]) -> dict[str, list[tuple[str, Index]]]:
     """Place -> the entries that speak of it; a place of a head's projection also counts for the head."""
-    found: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
+    found: dict[str, list[tuple[str, Index]]] = {}
     for name, reading in readings.items():
         for place, index in entries(reading):
             for key in dict.fromkeys((place, home(place)[0])):
@@ -41,15 +42,24 @@ def by_place(readings: Mapping[str, Reading]) -> dict[str, list[tuple[str, tuple
     return found
 
 
-def touching(reading: Reading, place: str) -> tuple[str, list[tuple[int, ...]]]:
+def grouped(reading: Reading) -> dict[str, list[Index]]:
+    """Place -> the entries of one reading that speak of it."""
+    found: dict[str, list[Index]] = {}
+    for name, index in entries(reading):
+        found.setdefault(name, []).append(index)
+    return found
+
+
+def touching(found: Mapping[str, list[Index]], place: str) -> tuple[str, list[Index]]:
     """The entries that bear on a place, and what they speak of.
 
     Its own entries; else those of the nearest place that holds it (the head of a projection, then the
     layer); else, for a site or a layer, those of the heads and projections within it.
+
+    Args:
+        found: the entries of one reading by place, from `grouped`.
+        place: a block or a site.
     """
-    found: dict[str, list[tuple[int, ...]]] = {}
-    for name, index in entries(reading):
-        found.setdefault(name, []).append(index)
     layer, head, what = parse_place(place)
     holders = [place]
     if layer is not None:

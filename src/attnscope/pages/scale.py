@@ -59,7 +59,8 @@ class Scale:
         if self.form == LOG:
             if value <= 0:
                 return 0.0
-            share = math.log(value / self.low) / math.log(self.high / self.low)
+            low = math.log(self.low)
+            share = (math.log(value) - low) / (math.log(self.high) - low)
         else:
             share = (value / 2 - self.low / 2) / self._half
         return min(max(share, 0.0), 1.0)
