@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,14 +24,14 @@ class DeadGradient(Lens):
     """Blocks whose gradient is exactly zero: cut off, without effect, or unused.
 
     **Measures**: for every block whose gradient is exactly zero, how far the loss moves, relative to itself,
-    when the block's numbers are changed at random by their own size; NaN for blocks with a gradient. `state`
+    when the block's numbers are changed at random; 0 for blocks with a gradient. `state`
     in the facts says per dead block: `cut` (the loss depends on it and no gradient arrives: the graph is cut),
     `no effect` (the graph reaches it but the loss does not depend on it: something behind it is zero or
     saturated), `unused` (no path, no effect). `cuts` lists operations that took something differentiable and
     gave something that is not, with the user's line.
 
-    **Reading it**: every entry is NaN in a healthy model. A `cut` block cannot learn. `no effect` blocks stand
-    before a block that silences them; look there.
+    **Reading it**: zeros, and no `dead` blocks, in a healthy model. A `cut` block cannot learn. `no effect`
+    blocks stand before a block that silences them; look there.
 
     **Shapes**: (block,).
 
@@ -52,7 +51,7 @@ class DeadGradient(Lens):
         if not found:
             return self.not_applicable("the model has no parameters")
         dead = [item for item in found if item.gradient.numel() and not bool(item.gradient.any())]
-        values = dict.fromkeys((item.block.name for item in found), float("nan"))
+        values = dict.fromkeys((item.block.name for item in found), 0.0)
         state: dict[str, str] = {}
         cuts: list[dict[str, Any]] = []
         if dead:
@@ -66,17 +65,12 @@ class DeadGradient(Lens):
                     moved = _moved(probe, model, item.block, before, 0.01 if item.reached else 1.0)
                     values[item.block.name] = moved
                     state[item.block.name] = _state(item, moved, bound)
-        return self.with_values(probe, values, {"state": state, "cuts": cuts})
-
-    def with_values(self, probe: Probe, values: Mapping[str, float], facts: dict[str, Any]) -> Reading:
-        """The reading; all NaN is the healthy one, and is fine."""
-        reading = self.reading(
+        return self.reading(
             list(values.values()),
             coords={"block": tuple(values)},
             step=probe.step,
-            facts={"dead": list(facts["state"]), **facts},
+            facts={"dead": list(state), "state": state, "cuts": cuts},
         )
-        return reading if facts["state"] else Reading(**{**vars(reading), "status": "ok"})
 
 
 def _state(item: BlockGradient, moved: float, bound: float) -> str:

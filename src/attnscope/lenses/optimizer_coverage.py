@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from attnscope.errors import CaseError
@@ -19,11 +20,11 @@ from attnscope.readings import Reading
 class OptimizerCoverage(Lens):
     """The share of each block's trainable numbers that the optimiser holds: 1 everywhere.
 
-    **Measures**: numbers of the block in the optimiser / numbers that require a gradient; NaN for frozen
-    blocks, and everywhere when no optimiser is given. The facts list parameters that are left out
-    (`missing`), frozen (`frozen`), held twice (`twice`) or not the model's (`foreign`: shapes of what the
-    optimiser holds instead), and tensors that the loss is differentiated through although they are no
-    registered parameter (`unregistered`: name, shape).
+    **Measures**: numbers of the block in the optimiser / numbers that require a gradient; 1 for frozen blocks,
+    and everywhere when no optimiser is given (`optimizer` in the facts is then None). The facts list
+    parameters that are left out (`missing`), frozen (`frozen`), held twice (`twice`) or not the model's
+    (`foreign`: shapes of what the optimiser holds instead), and tensors that the loss is differentiated
+    through although they are no registered parameter (`unregistered`: name, shape).
 
     **Reading it**: below 1 part of the block cannot train. `foreign` tensors are often the model's own
     parameters before it was moved or wrapped. An `unregistered` tensor gets a gradient and no update, is not
@@ -48,11 +49,14 @@ class OptimizerCoverage(Lens):
             "optimizer": None if probe.optimizer is None else type(probe.optimizer).__name__,
             "frozen": [name for name, value in named.items() if not value.requires_grad],
             "unregistered": _unregistered(probe),
+            "steps": _steps(probe.optimizer),
             "missing": [],
             "twice": [],
             "foreign": [],
         }
-        values = dict.fromkeys((block.name for block in probe.anatomy.blocks if block.slices), float("nan"))
+        values = dict.fromkeys((block.name for block in probe.anatomy.blocks if block.slices), 1.0)
+        if not values:
+            return self.not_applicable("the model has no parameters")
         if probe.optimizer is not None:
             held = [value for group in probe.optimizer.param_groups for value in group["params"]]
             ids = [id(value) for value in held]
@@ -69,14 +73,20 @@ class OptimizerCoverage(Lens):
                 covered = sum(piece.numel for piece in pieces if id(named[piece.parameter]) in set(ids))
                 if total:
                     values[block.name] = covered / total
-        reading = self.reading(
+        return self.reading(
             list(values.values()),
             coords={"block": tuple(values)},
             step=probe.step,
             facts=facts,
             note="" if probe.optimizer is not None else "no optimiser is given: only the model was looked at",
         )
-        return Reading(**{**vars(reading), "status": "ok"})
+
+
+def _steps(optimizer: torch.optim.Optimizer | None) -> int | None:
+    """How many steps the optimiser has taken, where it counts them."""
+    states = [] if optimizer is None else list(optimizer.state.values())
+    counts = [int(state["step"]) for state in states if isinstance(state, dict) and "step" in state]
+    return max(counts) if counts else None
 
 
 def _unregistered(probe: Probe) -> list[dict[str, Any]]:

@@ -1,0 +1,92 @@
+"""What the loss is given: every cross-entropy of a forward pass and its loss, with the user's line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from attnscope.anatomy.blocks import Source
+from attnscope.anatomy.frames import source_of, user_place
+from attnscope.probe import Probe
+
+CLASSES = "cross_entropy"
+LOG_CLASSES = "nll_loss"
+YES_NO = "binary_cross_entropy_with_logits"
+
+
+@dataclass(frozen=True)
+class LossCall:
+    """One call of a loss function.
+
+    Attributes:
+        op: which: `cross_entropy`, `nll_loss`, `binary_cross_entropy_with_logits`.
+        given: what it was given, detached.
+        made_by: `softmax`, `log_softmax`, `sigmoid` when the given tensor came straight out of one.
+        source: the user's line.
+    """
+
+    op: str
+    given: Tensor
+    made_by: str
+    source: Source | None
+
+    @property
+    def by_class(self) -> Tensor:
+        """The given numbers as [row, class], in float64."""
+        given = self.given.double()
+        if given.ndim > 2:
+            given = given.movedim(1, -1).flatten(0, -2)
+        return given.reshape(-1, given.shape[-1]) if given.ndim else given.reshape(1, 1)
+
+
+def loss_calls(probe: Probe, batch: Any = None) -> list[LossCall]:
+    """Every such call between the batch and its loss, in eval mode, in the order in which they are made."""
+    with probe.evaluating() as model, torch.no_grad(), _Calls() as mode:
+        probe.loss_of(model, probe.batch if batch is None else batch)
+    found: list[LossCall] = mode.found
+    return found
+
+
+class _Calls(TorchFunctionMode):
+    """Watches torch's loss functions, and remembers what softmaxes gave."""
+
+    LOSSES: ClassVar[dict[Any, str]] = {
+        functional.cross_entropy: CLASSES,
+        functional.nll_loss: LOG_CLASSES,
+        functional.binary_cross_entropy_with_logits: YES_NO,
+    }
+    MAKERS: ClassVar[tuple[str, ...]] = ("softmax", "log_softmax", "sigmoid", "logsigmoid")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[LossCall] = []
+        self.made: dict[int, tuple[Tensor, str]] = {}
+        self.inside = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        op = self.LOSSES.get(func)
+        if op is None or self.inside:
+            result = func(*args, **kwargs)
+            name = getattr(func, "__name__", "").strip("_")
+            if isinstance(result, Tensor) and not self.inside:
+                if name in self.MAKERS:
+                    self.made[id(result)] = (result, name)
+                elif name in ("view", "reshape", "flatten", "squeeze", "contiguous", "transpose", "permute"):
+                    before = self.made.get(id(args[0])) if args else None
+                    if before is not None:
+                        self.made[id(result)] = (result, before[1])
+            return result
+        given = args[0] if args else kwargs["input"]
+        _, made_by = self.made.get(id(given), (given, ""))
+        self.found.append(LossCall(op, given.detach(), made_by, source_of(user_place())))
+        self.inside = True  # cross_entropy calls log_softmax and nll_loss itself
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.inside = False
