@@ -48,8 +48,11 @@ def main() -> int:
     print(f"{alarms} of {len(rows)} controls raised an alarm; {time.perf_counter() - start:.0f} s")
     if len(wanted) == len(CONTROLS):
         data = {
-            "effort": chosen.effort, "torch": torch.__version__, "python": platform.python_version(),
-            "seconds": round(time.perf_counter() - start), "rows": rows,
+            "effort": chosen.effort,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "seconds": round(time.perf_counter() - start),
+            "rows": rows,
         }
         path = ROOT / "benchmarks" / "negative_controls.json"
         path.write_text(json.dumps(data, indent=0) + "\n", encoding="utf-8")
@@ -60,7 +63,12 @@ def main() -> int:
 def answered(control: Control, effort: str = "standard") -> dict[str, Any]:
     """What the diagnosis says about one healthy case; an exception is part of the answer."""
     row: dict[str, Any] = {
-        "group": control.group, "name": control.name, "alarms": [], "notes": [], "error": "", "seconds": 0.0,
+        "group": control.group,
+        "name": control.name,
+        "alarms": [],
+        "notes": [],
+        "error": "",
+        "seconds": 0.0,
     }
     try:
         case = control.make()
@@ -72,7 +80,9 @@ def answered(control: Control, effort: str = "standard") -> dict[str, Any]:
         return row
     serious = diagnosis.at_least("warning")
     row["alarms"] = [f"{finding.code} {finding.kind} {finding.block_or_site}" for finding in serious]
-    row["notes"] = [f"{item.code} {item.kind} {item.block_or_site}" for item in diagnosis.findings if item not in serious]
+    row["notes"] = [
+        f"{item.code} {item.kind} {item.block_or_site}" for item in diagnosis.findings if item not in serious
+    ]
     return row
 
 

@@ -20,7 +20,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from planting.everything import PLANTED, kinds
+from planting.everything import PLANTED, SEEN_ONLY_AFTER_TRAINING
+from planting.moment import look_at_initialisation
 from planting.pages import planted_page
 from planting.planted import Row, examined, plain
 
@@ -31,11 +32,16 @@ def main() -> int:
     """Runs the selected mistakes; writes the page and the JSON when all were run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--select", default="", help="only mistakes whose name (kind/model/variant) holds this")
+    parser.add_argument("--start", type=int, default=0, help="pass over so many of them")
     parser.add_argument("--seed", type=int, default=0, help="of initialisation and data")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
+    parser.add_argument("--untrained", action="store_true", help="look at initialisation; printed only")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    wanted = [planted for planted in PLANTED if chosen.select in planted.name]
+    wanted = [planted for planted in PLANTED if chosen.select in planted.name][chosen.start :]
+    if chosen.untrained:
+        look_at_initialisation()
+        wanted = [planted for planted in wanted if planted.kind not in SEEN_ONLY_AFTER_TRAINING]
     if chosen.list:
         print("\n".join(planted.name for planted in wanted))
         return 0
@@ -47,13 +53,16 @@ def main() -> int:
         print(f"{number:3}/{len(wanted)} {planted.name:72} {told(row)}", flush=True)
     seconds = time.perf_counter() - start
     print(f"found {sum(row.found for row in rows)} of {len(rows)}; {seconds:.0f} s")
-    if len(wanted) == len(PLANTED):
+    if len(wanted) == len(PLANTED) and not chosen.untrained:
         data = {
-            "seed": chosen.seed, "torch": torch.__version__, "python": platform.python_version(),
-            "seconds": round(seconds), "rows": [plain(row) for row in rows],
+            "seed": chosen.seed,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "seconds": round(seconds),
+            "rows": [plain(row) for row in rows],
         }
         (ROOT / "benchmarks" / "planted_faults.json").write_text(json.dumps(data, indent=0) + "\n", encoding="utf-8")
-        (ROOT / "docs" / "planted_faults.md").write_text(planted_page(kinds(), data), encoding="utf-8")
+        (ROOT / "docs" / "planted_faults.md").write_text(planted_page(data), encoding="utf-8")
     return 0
 
 

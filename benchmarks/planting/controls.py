@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,9 +35,7 @@ def small(name: str, seed: int = 0, **settings: Any) -> Case:
 
 
 def _weights(model: nn.Module, *endings: str) -> list[Tensor]:
-    found = [
-        parameter.detach() for name, parameter in model.named_parameters() if name.endswith(endings)
-    ]
+    found = [parameter.detach() for name, parameter in model.named_parameters() if name.endswith(endings)]
     if not found:
         raise ValueError(f"no parameter ends in {endings}")
     return found
@@ -163,8 +160,15 @@ def by_depth(model: nn.Module) -> torch.optim.Optimizer:
     """Learning rates that fall with depth, as is usual when fine-tuning."""
     groups = [
         {"params": [parameter for name, parameter in model.named_parameters() if name.startswith(start)], "lr": rate}
-        for start, rate in (("tokens", 2e-3), ("positions", 2e-3), ("norm", 2e-3), ("blocks.0", 2.4e-3),
-                            ("blocks.1", 3e-3), ("pre_classifier", 3e-3), ("classifier", 3e-3))
+        for start, rate in (
+            ("tokens", 2e-3),
+            ("positions", 2e-3),
+            ("norm", 2e-3),
+            ("blocks.0", 2.4e-3),
+            ("blocks.1", 3e-3),
+            ("pre_classifier", 3e-3),
+            ("classifier", 3e-3),
+        )
     ]
     return torch.optim.AdamW(groups)
 
@@ -173,7 +177,9 @@ def two_decays(model: nn.Module) -> torch.optim.Optimizer:
     """Weight decay on matrices only."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    return torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=3e-3)
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=3e-3
+    )
 
 
 def without_optimizer(case: Case) -> Case:
@@ -187,18 +193,25 @@ def _families() -> list[Control]:
     for name in LIBRARY:
         for implementation in ("eager", "sdpa") if name != "gpt-neo" else ("eager",):
             for steps, state in ((0, "untrained"), (120, "trained")):
-                controls.append(Control(
-                    "families", f"hf-{name}, {implementation}, {state}",
-                    lambda name=name, implementation=implementation, steps=steps: library_case(
-                        name, implementation=implementation, steps=steps
-                    ),
-                ))
+                controls.append(
+                    Control(
+                        "families",
+                        f"hf-{name}, {implementation}, {state}",
+                        lambda name=name, implementation=implementation, steps=steps: library_case(
+                            name, implementation=implementation, steps=steps
+                        ),
+                    )
+                )
     for name in OWN:
         for steps, state in ((0, "untrained"), (150, "trained")):
-            controls.append(Control("families", f"{name}, {state}", lambda name=name, steps=steps: own_case(name, steps=steps)))
+            controls.append(
+                Control("families", f"{name}, {state}", lambda name=name, steps=steps: own_case(name, steps=steps))
+            )
     for name in TASKS:
         for steps, state in ((0, "untrained"), (None, "trained")):
-            controls.append(Control("families", f"{name}, {state}", lambda name=name, steps=steps: small(name, steps=steps)))
+            controls.append(
+                Control("families", f"{name}, {state}", lambda name=name, steps=steps: small(name, steps=steps))
+            )
     return controls
 
 
@@ -206,25 +219,44 @@ def _rescaled() -> list[Control]:
     controls = []
     for factor in (2.0, 8.0, 64.0):
         for name in ("encoder", "gpt", "rotary_decoder"):
-            controls.append(Control(
-                "W_Q c, W_K / c", f"{name}, c = {factor:g}",
-                lambda name=name, factor=factor: rescaled(
-                    small(name), ("query.weight", "query.bias"), ("key.weight", "key.bias"), factor
-                ),
-            ))
-            controls.append(Control(
-                "W_V c, W_O / c", f"{name}, c = {factor:g}",
-                lambda name=name, factor=factor: rescaled(
-                    small(name), ("value.weight", "value.bias"), ("attention.output.weight",), factor
-                ),
-            ))
+            controls.append(
+                Control(
+                    "W_Q c, W_K / c",
+                    f"{name}, c = {factor:g}",
+                    lambda name=name, factor=factor: rescaled(
+                        small(name), ("query.weight", "query.bias"), ("key.weight", "key.bias"), factor
+                    ),
+                )
+            )
+            controls.append(
+                Control(
+                    "W_V c, W_O / c",
+                    f"{name}, c = {factor:g}",
+                    lambda name=name, factor=factor: rescaled(
+                        small(name), ("value.weight", "value.bias"), ("attention.output.weight",), factor
+                    ),
+                )
+            )
         controls += [
-            Control("W_Q c, W_K / c", f"hf-distilbert, c = {factor:g}", lambda factor=factor: rescaled(
-                library_case("distilbert"), ("q_lin.weight", "q_lin.bias"), ("k_lin.weight", "k_lin.bias"), factor)),
-            Control("W_V c, W_O / c", f"hf-distilbert, c = {factor:g}", lambda factor=factor: rescaled(
-                library_case("distilbert"), ("v_lin.weight", "v_lin.bias"), ("out_lin.weight",), factor)),
-            Control("W_Q c, W_K / c", f"hf-gpt2, c = {factor:g}",
-                    lambda factor=factor: rescaled_fused(library_case("gpt2"), factor)),
+            Control(
+                "W_Q c, W_K / c",
+                f"hf-distilbert, c = {factor:g}",
+                lambda factor=factor: rescaled(
+                    library_case("distilbert"), ("q_lin.weight", "q_lin.bias"), ("k_lin.weight", "k_lin.bias"), factor
+                ),
+            ),
+            Control(
+                "W_V c, W_O / c",
+                f"hf-distilbert, c = {factor:g}",
+                lambda factor=factor: rescaled(
+                    library_case("distilbert"), ("v_lin.weight", "v_lin.bias"), ("out_lin.weight",), factor
+                ),
+            ),
+            Control(
+                "W_Q c, W_K / c",
+                f"hf-gpt2, c = {factor:g}",
+                lambda factor=factor: rescaled_fused(library_case("gpt2"), factor),
+            ),
         ]
     return controls
 
@@ -237,21 +269,35 @@ CONTROLS: tuple[Control, ...] = (
     *_rescaled(),
     Control("permuted heads", "encoder", lambda: permuted(small("encoder"), ROWS, ("attention.output.weight",))),
     Control("permuted heads", "gpt", lambda: permuted(small("gpt"), ROWS, ("attention.output.weight",))),
-    Control("permuted heads", "hf-distilbert",
-            lambda: permuted(library_case("distilbert"), LIBRARY_ROWS, ("out_lin.weight",))),
+    Control(
+        "permuted heads",
+        "hf-distilbert",
+        lambda: permuted(library_case("distilbert"), LIBRARY_ROWS, ("out_lin.weight",)),
+    ),
     Control("folded norms", "gpt", lambda: folded(small("gpt"))),
-    *(Control("seeds", f"{name}, seed {seed}", lambda name=name, seed=seed: small(name, seed=seed))
-      for seed in range(1, 7) for name in ("encoder", "gpt", "han", "vit", "conv3d_attention")),
-    *(Control("seeds", f"hf-{name}, seed {seed}", lambda name=name, seed=seed: library_case(name, seed=seed))
-      for seed in range(1, 7) for name in ("distilbert", "llama")),
+    *(
+        Control("seeds", f"{name}, seed {seed}", lambda name=name, seed=seed: small(name, seed=seed))
+        for seed in range(1, 7)
+        for name in ("encoder", "gpt", "han", "vit", "conv3d_attention")
+    ),
+    *(
+        Control("seeds", f"hf-{name}, seed {seed}", lambda name=name, seed=seed: library_case(name, seed=seed))
+        for seed in range(1, 7)
+        for name in ("distilbert", "llama")
+    ),
     *(Control("bfloat16", name, lambda name=name: in_bfloat16(small(name))) for name in ("encoder", "gpt", "vit")),
-    *(Control("bfloat16", f"hf-{name}", lambda name=name: in_bfloat16(library_case(name))) for name in ("distilbert", "llama", "t5")),
+    *(
+        Control("bfloat16", f"hf-{name}", lambda name=name: in_bfloat16(library_case(name)))
+        for name in ("distilbert", "llama", "t5")
+    ),
     Control("frozen backbone", "hf-distilbert", lambda: library_case("distilbert", prepare=frozen_backbone)),
     Control("frozen backbone", "hf-bert", lambda: library_case("bert", prepare=frozen_backbone)),
     Control("LoRA", "hf-distilbert", lambda: library_case("distilbert", prepare=with_lora)),
     Control("LoRA", "hf-gpt2", lambda: library_case("gpt2", prepare=with_lora)),
     Control("weight tying", "gpt, tied embeddings", lambda: small("gpt", prepare=tied_embeddings, steps=300)),
-    Control("weight tying", "hf-albert, four layers", lambda: library_case("albert", settings={"num_hidden_layers": 4})),
+    Control(
+        "weight tying", "hf-albert, four layers", lambda: library_case("albert", settings={"num_hidden_layers": 4})
+    ),
     Control("attention sinks", "gpt, built", lambda: with_sink(small("gpt"))),
     Control("warm-up", "gpt, three steps", lambda: small("gpt", steps=3, lr=3e-4)),
     Control("warm-up", "encoder, three steps", lambda: small("encoder", steps=3, lr=3e-4)),
@@ -261,8 +307,11 @@ CONTROLS: tuple[Control, ...] = (
     Control("optimiser", "encoder, rates by depth", lambda: small("encoder", optimizer=by_depth)),
     Control("optimiser", "encoder, two weight decays", lambda: small("encoder", optimizer=two_decays)),
     Control("optimiser", "encoder, none given", lambda: without_optimizer(small("encoder"))),
-    Control("optimiser", "gpt, plain gradient descent", lambda: small(
-        "gpt", optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9))),
+    Control(
+        "optimiser",
+        "gpt, plain gradient descent",
+        lambda: small("gpt", optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)),
+    ),
     Control("dropout", "encoder, rate 0.1", lambda: small("encoder", sizes={"dropout": 0.1})),
     Control("dropout", "gpt, rate 0.1", lambda: small("gpt", sizes={"dropout": 0.1})),
 )

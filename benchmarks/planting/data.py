@@ -36,9 +36,17 @@ def library_drawn_by_chance(batch: dict[str, Any]) -> dict[str, Any]:
 PLANTED = (
     in_code("labels unshifted", "target is the input", "gpt", change=same_as_input, **UNSHIFTED),
     in_code("labels unshifted", "target is the input", "rotary_decoder", change=same_as_input, **UNSHIFTED),
-    in_library("labels unshifted", "shift lost in the loss", "gpt2",
-               Edit("loss = self.loss_function(", "loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())\n"
-                    "_ = self.loss_function(", nth=0), **UNSHIFTED),
+    in_library(
+        "labels unshifted",
+        "shift lost in the loss",
+        "gpt2",
+        Edit(
+            "loss = self.loss_function(",
+            "loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())\n_ = self.loss_function(",
+            nth=0,
+        ),
+        **UNSHIFTED,
+    ),
     in_code("labels without signal", "exchanged", "encoder", change=drawn_by_chance, **NO_SIGNAL),
     in_code("labels without signal", "exchanged", "vit", change=drawn_by_chance, **NO_SIGNAL),
     in_library("labels without signal", "exchanged", "distilbert", change=library_drawn_by_chance, **NO_SIGNAL),

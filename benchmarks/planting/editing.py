@@ -61,13 +61,15 @@ def edited(module_name: str, *edits: Edit) -> tuple[ModuleType, tuple[Source, ..
     path.write_text("\n".join(line for line, _ in marked), encoding="utf-8")
     name = f"{module_name}_{path.parent.name}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
     truth = tuple(
         Source(file=str(path), line=number, text=line.strip())
-        for number, (line, changed) in enumerate(marked, 1) if changed
+        for number, (line, changed) in enumerate(marked, 1)
+        if changed
     )
     return module, truth
 

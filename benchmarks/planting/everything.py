@@ -6,13 +6,24 @@ from planting import data, masks, positions, projections, scores, updates
 from planting.planted import Planted
 
 PLANTED: tuple[Planted, ...] = (
-    *masks.PLANTED, *scores.PLANTED, *projections.PLANTED, *positions.PLANTED, *updates.PLANTED, *data.PLANTED
+    *masks.PLANTED,
+    *scores.PLANTED,
+    *projections.PLANTED,
+    *positions.PLANTED,
+    *updates.PLANTED,
+    *data.PLANTED,
 )
 
-
-def kinds() -> dict[str, list[Planted]]:
-    """Kind -> its planted mistakes."""
-    found: dict[str, list[Planted]] = {}
-    for each in PLANTED:
-        found.setdefault(each.kind, []).append(each)
-    return found
+# Kinds of which nothing can be seen before training: exchanged layers of an untrained model are as good as any.
+SEEN_ONLY_AFTER_TRAINING = {
+    "swapped",
+    "positions shifted",
+    "labels unshifted",
+    "labels without signal",
+    "uniform attention",
+    "rank collapse",
+    "left out of the optimiser",
+    "learning rate out of line",
+    "beyond the stability limit",
+    "not registered",
+}

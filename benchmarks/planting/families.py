@@ -15,38 +15,125 @@ from attnscope.tasks import Task, learn
 from planting.huggingface import huggingface_batch, train
 from planting.small import FRESH
 
-BERT = {"vocab_size": 32, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "intermediate_size": 64, "num_labels": 4, "max_position_embeddings": 40, "pad_token_id": 0}
+BERT = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "num_labels": 4,
+    "max_position_embeddings": 40,
+    "pad_token_id": 0,
+}
 ENDS = {"bos_token_id": 1, "eos_token_id": 1}
 
 # name -> (class, configuration class, settings, form of the batch)
 LIBRARY: dict[str, tuple[str, str, Mapping[str, Any], str]] = {
-    "distilbert": ("DistilBertForSequenceClassification", "DistilBertConfig",
-                   {"vocab_size": 32, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "num_labels": 4,
-                    "max_position_embeddings": 32}, "text"),
+    "distilbert": (
+        "DistilBertForSequenceClassification",
+        "DistilBertConfig",
+        {
+            "vocab_size": 32,
+            "dim": 32,
+            "n_layers": 2,
+            "n_heads": 4,
+            "hidden_dim": 64,
+            "num_labels": 4,
+            "max_position_embeddings": 32,
+        },
+        "text",
+    ),
     "bert": ("BertForSequenceClassification", "BertConfig", BERT, "text"),
     "albert": ("AlbertForSequenceClassification", "AlbertConfig", {**BERT, "embedding_size": 16}, "text"),
     "roberta": ("RobertaForSequenceClassification", "RobertaConfig", {**BERT, **ENDS}, "text"),
-    "gpt2": ("GPT2LMHeadModel", "GPT2Config",
-             {"vocab_size": 16, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32, **ENDS}, "language"),
-    "gpt-neo": ("GPTNeoForCausalLM", "GPTNeoConfig",
-                {"vocab_size": 16, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 8,
-                 "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 32, **ENDS}, "language"),
-    "llama": ("LlamaForCausalLM", "LlamaConfig",
-              {"vocab_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-               "num_key_value_heads": 2, "intermediate_size": 64, "pad_token_id": 0,
-               "max_position_embeddings": 32, **ENDS}, "language"),
-    "t5": ("T5ForConditionalGeneration", "T5Config",
-           {"vocab_size": 16, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4,
-            "pad_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": 1}, "translation"),
-    "bart": ("BartForConditionalGeneration", "BartConfig",
-             {"vocab_size": 16, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
-              "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 64,
-              "decoder_ffn_dim": 64, "max_position_embeddings": 32, "pad_token_id": 0,
-              "decoder_start_token_id": 0, "forced_eos_token_id": None, **ENDS}, "translation"),
-    "vit": ("ViTForImageClassification", "ViTConfig",
-            {"image_size": 12, "patch_size": 3, "num_channels": 1, "hidden_size": 32, "num_hidden_layers": 2,
-             "num_attention_heads": 4, "intermediate_size": 64, "num_labels": 8}, "image"),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        {"vocab_size": 16, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32, **ENDS},
+        "language",
+    ),
+    "gpt-neo": (
+        "GPTNeoForCausalLM",
+        "GPTNeoConfig",
+        {
+            "vocab_size": 16,
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 4,
+            "window_size": 8,
+            "attention_types": [[["global", "local"], 1]],
+            "max_position_embeddings": 32,
+            **ENDS,
+        },
+        "language",
+    ),
+    "llama": (
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        {
+            "vocab_size": 16,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 64,
+            "pad_token_id": 0,
+            "max_position_embeddings": 32,
+            **ENDS,
+        },
+        "language",
+    ),
+    "t5": (
+        "T5ForConditionalGeneration",
+        "T5Config",
+        {
+            "vocab_size": 16,
+            "d_model": 32,
+            "d_kv": 8,
+            "d_ff": 64,
+            "num_layers": 2,
+            "num_heads": 4,
+            "pad_token_id": 0,
+            "decoder_start_token_id": 0,
+            "eos_token_id": 1,
+        },
+        "translation",
+    ),
+    "bart": (
+        "BartForConditionalGeneration",
+        "BartConfig",
+        {
+            "vocab_size": 16,
+            "d_model": 32,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+            "max_position_embeddings": 32,
+            "pad_token_id": 0,
+            "decoder_start_token_id": 0,
+            "forced_eos_token_id": None,
+            **ENDS,
+        },
+        "translation",
+    ),
+    "vit": (
+        "ViTForImageClassification",
+        "ViTConfig",
+        {
+            "image_size": 12,
+            "patch_size": 3,
+            "num_channels": 1,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "num_labels": 8,
+        },
+        "image",
+    ),
 }
 FORMS = {"text": "topic_and_place", "language": "copying", "translation": "copying", "image": "placed_shapes"}
 
@@ -63,15 +150,22 @@ def library_batch(form: str, seed: int, number: int, n_examples: int) -> dict[st
         lengths = 4 + torch.arange(n_examples) % 5
         real = torch.arange(8) < lengths[:, None]
         return {
-            "input_ids": phrase.masked_fill(~real, 0), "attention_mask": real.long(),
+            "input_ids": phrase.masked_fill(~real, 0),
+            "attention_mask": real.long(),
             "labels": phrase.flip(1).masked_fill(~real.flip(1), -100),
         }
     return made
 
 
 def library_case(
-    name: str, *, seed: int = 0, steps: int = 120, implementation: str = "eager", lr: float = 3e-3,
-    settings: Mapping[str, Any] | None = None, prepare: Callable[[Any], Any] | None = None,
+    name: str,
+    *,
+    seed: int = 0,
+    steps: int = 120,
+    implementation: str = "eager",
+    lr: float = 3e-3,
+    settings: Mapping[str, Any] | None = None,
+    prepare: Callable[[Any], Any] | None = None,
 ) -> Case:
     """A healthy small model of the library, trained for some steps (0: untrained)."""
     model_class, config_class, base, form = LIBRARY[name]
@@ -80,9 +174,7 @@ def library_case(
     model = getattr(transformers, model_class)(config)
     if prepare is not None:
         model = prepare(model)
-    optimizer = train(
-        model, lambda number, size: library_batch(form, seed, number, size), steps=steps, lr=lr
-    )
+    optimizer = train(model, lambda number, size: library_batch(form, seed, number, size), steps=steps, lr=lr)
     batches = [library_batch(form, seed, FRESH + number, 16) for number in range(2)]
     return Case(model, batches, optimizer=optimizer, name=f"hf-{name}")
 
@@ -194,8 +286,14 @@ class PlainConvolution(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 8),
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(16 * 36, 8),
         )
 
     def forward(self, image: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from attnscope import catalogue
 from attnscope.case import Case
 from attnscope.tasks import Task
 from planting.editing import Edit, edited
+from planting.moment import steps_of
 from planting.planted import Planted, Truth
 from planting.small import FRESH
 
@@ -34,22 +35,55 @@ class Family:
 
 FAMILIES = {
     "distilbert": Family(
-        "transformers.models.distilbert.modeling_distilbert", "DistilBertForSequenceClassification",
+        "transformers.models.distilbert.modeling_distilbert",
+        "DistilBertForSequenceClassification",
         "DistilBertConfig",
-        {"vocab_size": 32, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "num_labels": 4,
-         "max_position_embeddings": 32, "seq_classif_dropout": 0.0, "dropout": 0.0, "attention_dropout": 0.0},
+        {
+            "vocab_size": 32,
+            "dim": 32,
+            "n_layers": 2,
+            "n_heads": 4,
+            "hidden_dim": 64,
+            "num_labels": 4,
+            "max_position_embeddings": 32,
+            "seq_classif_dropout": 0.0,
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+        },
         "topic_and_place",
     ),
     "gpt2": Family(
-        "transformers.models.gpt2.modeling_gpt2", "GPT2LMHeadModel", "GPT2Config",
-        {"vocab_size": 16, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32, "bos_token_id": 1,
-         "eos_token_id": 1, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+        "transformers.models.gpt2.modeling_gpt2",
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        {
+            "vocab_size": 16,
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 32,
+            "bos_token_id": 1,
+            "eos_token_id": 1,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+        },
         "copying",
     ),
     "llama": Family(
-        "transformers.models.llama.modeling_llama", "LlamaForCausalLM", "LlamaConfig",
-        {"vocab_size": 16, **NARROW, "num_key_value_heads": 2, "intermediate_size": 64, "bos_token_id": 1,
-         "eos_token_id": 1, "pad_token_id": 0, "max_position_embeddings": 32},
+        "transformers.models.llama.modeling_llama",
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        {
+            "vocab_size": 16,
+            **NARROW,
+            "num_key_value_heads": 2,
+            "intermediate_size": 64,
+            "bos_token_id": 1,
+            "eos_token_id": 1,
+            "pad_token_id": 0,
+            "max_position_embeddings": 32,
+        },
         "copying",
     ),
 }
@@ -65,14 +99,19 @@ def huggingface_batch(task: Task, number: int, n_examples: int) -> dict[str, Any
 
 
 def train(
-    model: nn.Module, batches: Callable[[int, int], dict[str, Any]], *, steps: int, lr: float = 3e-3,
-    optimizer: torch.optim.Optimizer | None = None, first: int = 0,
+    model: nn.Module,
+    batches: Callable[[int, int], dict[str, Any]],
+    *,
+    steps: int,
+    lr: float = 3e-3,
+    optimizer: torch.optim.Optimizer | None = None,
+    first: int = 0,
 ) -> torch.optim.Optimizer:
     """Trains on the model's own loss, in place."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = optimizer or torch.optim.AdamW(trainable, lr=lr, weight_decay=0.01)
     model.train()
-    for step in range(first, first + steps):
+    for step in range(first, first + steps_of(steps)):
         loss = model(**batches(step, 32)).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -83,8 +122,14 @@ def train(
 
 
 def huggingface_case(
-    name: str, *edits: Edit, seed: int = 0, steps: int = 200, implementation: str = "eager", lr: float = 3e-3,
-    config: Mapping[str, Any] | None = None, change: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    name: str,
+    *edits: Edit,
+    seed: int = 0,
+    steps: int = 200,
+    implementation: str = "eager",
+    lr: float = 3e-3,
+    config: Mapping[str, Any] | None = None,
+    change: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     prepare: Callable[[nn.Module], None] | None = None,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
 ) -> tuple[Case, tuple[Any, ...]]:
@@ -124,8 +169,14 @@ def huggingface_case(
 
 
 def in_library(
-    kind: str, variant: str, name: str, *edits: Edit, rules: tuple[str, ...], places: tuple[str, ...],
-    effort: str = "standard", **settings: Any,
+    kind: str,
+    variant: str,
+    name: str,
+    *edits: Edit,
+    rules: tuple[str, ...],
+    places: tuple[str, ...],
+    effort: str = "standard",
+    **settings: Any,
 ) -> Planted:
     """A mistake that is an edit of the library's source."""
 
@@ -137,8 +188,14 @@ def in_library(
 
 
 def by_fault_in_library(
-    kind: str, fault: str, name: str, *, effort: str = "standard", more_steps: int = 20,
-    implementation: str = "eager", **fields: Any,
+    kind: str,
+    fault: str,
+    name: str,
+    *,
+    effort: str = "standard",
+    more_steps: int = 20,
+    implementation: str = "eager",
+    **fields: Any,
 ) -> Planted:
     """A mistake from `attnscope.faults`, injected into a trained model of a family that trains on with it."""
 
@@ -149,8 +206,11 @@ def by_fault_in_library(
         injected = member.inject(case)
         task: Task = catalogue.load("tasks", FAMILIES[name].task)(seed=seed)
         train(
-            injected.model, lambda number, size: huggingface_batch(task, number, size), steps=more_steps,
-            optimizer=injected.optimizer, first=200,
+            injected.model,
+            lambda number, size: huggingface_batch(task, number, size),
+            steps=more_steps,
+            optimizer=injected.optimizer,
+            first=200,
         )
         return injected, Truth(member.recognised_as, label.places)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from attnscope.anatomy.blocks import Source
 from attnscope.case import Case
-from attnscope.findings import Finding
 from attnscope.examine import diagnose
+from attnscope.findings import Finding
 
 NEAR = 5  # lines; a finding this close to the edited line is called near
 
@@ -106,8 +106,7 @@ def scored(row: Row, findings: tuple[Finding, ...], truth: Truth) -> None:
 
 
 def _placed(finding: Finding, truth: Truth) -> bool:
-    named = (finding.block_or_site, *finding.consequences[:0])
-    return any(fnmatch.fnmatchcase(place, pattern) for place in named for pattern in truth.places)
+    return any(fnmatch.fnmatchcase(finding.block_or_site, pattern) for pattern in truth.places)
 
 
 def _line(source: Source | None, lines: tuple[Source, ...]) -> str:

@@ -12,11 +12,16 @@ from attnscope import catalogue
 from attnscope.case import Case
 from attnscope.tasks import Task, learn
 from planting.editing import Edit, edited
+from planting.moment import steps_of
 from planting.planted import Planted, Truth
 
 TASKS = {
-    "gpt": "copying", "rotary_decoder": "copying", "encoder": "topic_and_place", "han": "keyed_documents",
-    "conv3d_attention": "moving_shapes", "vit": "placed_shapes",
+    "gpt": "copying",
+    "rotary_decoder": "copying",
+    "encoder": "topic_and_place",
+    "han": "keyed_documents",
+    "conv3d_attention": "moving_shapes",
+    "vit": "placed_shapes",
 }
 FRESH = 500_000  # numbers of batches that no model is trained on
 
@@ -37,9 +42,16 @@ class Relabelled(Task):
 
 
 def small_case(
-    model: str, *edits: Edit, seed: int = 0, steps: int | None = None, sizes: Mapping[str, Any] | None = None,
-    change: Relabel | None = None, prepare: Callable[[nn.Module], None] | None = None, lr: float = 3e-3,
-    optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None, n_batches: int = 2,
+    model: str,
+    *edits: Edit,
+    seed: int = 0,
+    steps: int | None = None,
+    sizes: Mapping[str, Any] | None = None,
+    change: Relabel | None = None,
+    prepare: Callable[[nn.Module], None] | None = None,
+    lr: float = 3e-3,
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
+    n_batches: int = 2,
 ) -> tuple[Case, tuple[Any, ...]]:
     """A case around an (edited) small model, trained on its task.
 
@@ -67,14 +79,20 @@ def small_case(
         prepare(built)
     source = task if change is None else Relabelled(task, change)
     used = optimizer(built) if optimizer is not None else None
-    used = learn(built, source, steps=steps, lr=lr, optimizer=used)
+    used = learn(built, source, steps=steps_of(task.steps if steps is None else steps), lr=lr, optimizer=used)
     batches = [source.batch(FRESH + number, 16) for number in range(n_batches)]
     return Case(built, batches, optimizer=used, expects=expects, name=model), lines
 
 
 def in_code(
-    kind: str, variant: str, model: str, *edits: Edit, rules: tuple[str, ...], places: tuple[str, ...],
-    effort: str = "standard", **settings: Any,
+    kind: str,
+    variant: str,
+    model: str,
+    *edits: Edit,
+    rules: tuple[str, ...],
+    places: tuple[str, ...],
+    effort: str = "standard",
+    **settings: Any,
 ) -> Planted:
     """A mistake that is an edit of a small model's source."""
 
@@ -96,7 +114,7 @@ def by_fault(
         label = member.label(case)
         injected = member.inject(case)
         task: Task = catalogue.load("tasks", TASKS[model])(seed=seed)
-        learn(injected.model, task, steps=more_steps, first=task.steps, optimizer=injected.optimizer)
+        learn(injected.model, task, steps=steps_of(more_steps), first=task.steps, optimizer=injected.optimizer)
         return injected, Truth(member.recognised_as, label.places)
 
     return Planted(kind, fault.replace("_", " "), model, make, effort)

@@ -62,11 +62,16 @@ def step(case: Case) -> None:
 
 def state(case: Case) -> dict[str, Any]:
     assert case.optimizer is not None
-    return copy.deepcopy({
-        "model": case.model.state_dict(), "class": type(case.model),
-        "groups": [{**group, "params": [id(each) for each in group["params"]]} for group in case.optimizer.param_groups],
-        "batch": next(iter(case.batches)),
-    })
+    return copy.deepcopy(
+        {
+            "model": case.model.state_dict(),
+            "class": type(case.model),
+            "groups": [
+                {**group, "params": [id(each) for each in group["params"]]} for group in case.optimizer.param_groups
+            ],
+            "batch": next(iter(case.batches)),
+        }
+    )
 
 
 def same(one: Any, two: Any) -> bool:
@@ -115,8 +120,10 @@ def test_full_strength_changes_something(name: str) -> None:
     rates = [(group["lr"], len(group["params"])) for group in case.optimizer.param_groups]  # type: ignore[union-attr]
     rates_after = [(group["lr"], len(group["params"])) for group in injected.optimizer.param_groups]  # type: ignore[union-attr]
     assert (
-        not torch.equal(loss, loss_after) or not torch.equal(loss_train, loss_train_after)
-        or not same(gradients, gradients_after) or rates != rates_after
+        not torch.equal(loss, loss_after)
+        or not torch.equal(loss_train, loss_train_after)
+        or not same(gradients, gradients_after)
+        or rates != rates_after
     )
 
 
@@ -175,8 +182,10 @@ def test_what_must_stay_wrong_stays_wrong_while_training(name: str) -> None:
     attention: Any = injected.model.get_submodule("blocks.1.attention")
     if name == "frozen_key":
         assert torch.equal(attention.key.weight, before)
-        assert not torch.equal(injected.model.get_parameter("blocks.0.attention.key.weight"),
-                               case.model.get_parameter("blocks.0.attention.key.weight"))
+        assert not torch.equal(
+            injected.model.get_parameter("blocks.0.attention.key.weight"),
+            case.model.get_parameter("blocks.0.attention.key.weight"),
+        )
     elif block is not None:
         assert not getattr(attention, block).weight.any()
     else:

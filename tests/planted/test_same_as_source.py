@@ -23,27 +23,60 @@ PAIRS = [
     ("doubled_scale", "gpt", [Edit(GPT_SCALE, "scores = scores / self.d_head")]),
     ("future_leak", "gpt", [Edit(GPT_MASK, "")]),
     ("padding_attended", "encoder", [Edit(ENCODER_MASK, "")]),
-    ("mask_after_softmax", "gpt", [
-        Edit(GPT_MASK, ""), Edit(GPT_SOFTMAX, GPT_SOFTMAX + "\npattern = pattern * allowed"),
-    ]),
-    ("mask_after_softmax", "encoder", [
-        Edit(ENCODER_MASK, ""), Edit(ENCODER_SOFTMAX, ENCODER_SOFTMAX + "\npattern = pattern * ~padding"),
-    ]),
-    ("padding_mask_inverted", "encoder", [
-        Edit(ENCODER_PADDING, "padding = (attention_mask[:, None, None, :] == 1) & (attention_mask == 0)"
-             ".any(-1)[:, None, None, None]"),
-    ]),
-    ("softmax_twice", "encoder", [
-        Edit(ENCODER_SOFTMAX, ENCODER_SOFTMAX + "\nscores = pattern.masked_fill(padding, torch.finfo(scores.dtype).min)\n"
-             + ENCODER_SOFTMAX),
-    ]),
+    (
+        "mask_after_softmax",
+        "gpt",
+        [
+            Edit(GPT_MASK, ""),
+            Edit(GPT_SOFTMAX, GPT_SOFTMAX + "\npattern = pattern * allowed"),
+        ],
+    ),
+    (
+        "mask_after_softmax",
+        "encoder",
+        [
+            Edit(ENCODER_MASK, ""),
+            Edit(ENCODER_SOFTMAX, ENCODER_SOFTMAX + "\npattern = pattern * ~padding"),
+        ],
+    ),
+    (
+        "padding_mask_inverted",
+        "encoder",
+        [
+            Edit(
+                ENCODER_PADDING,
+                "padding = (attention_mask[:, None, None, :] == 1) & (attention_mask == 0)"
+                ".any(-1)[:, None, None, None]",
+            ),
+        ],
+    ),
+    (
+        "softmax_twice",
+        "encoder",
+        [
+            Edit(
+                ENCODER_SOFTMAX,
+                ENCODER_SOFTMAX
+                + "\nscores = pattern.masked_fill(padding, torch.finfo(scores.dtype).min)\n"
+                + ENCODER_SOFTMAX,
+            ),
+        ],
+    ),
     ("rows_not_normalised", "gpt", [Edit(GPT_SOFTMAX, "pattern = torch.sigmoid(scores)")]),
-    ("softmax_wrong_axis", "encoder", [
-        Edit(ENCODER_SOFTMAX, ENCODER_SOFTMAX.replace("-1", "-2") + ".masked_fill(padding, 0.0)"),
-    ]),
-    ("cut_gradient", "gpt", [
-        Edit("scores = query @ key.transpose(-2, -1)", "scores = query @ key.detach().transpose(-2, -1)"),
-    ]),
+    (
+        "softmax_wrong_axis",
+        "encoder",
+        [
+            Edit(ENCODER_SOFTMAX, ENCODER_SOFTMAX.replace("-1", "-2") + ".masked_fill(padding, 0.0)"),
+        ],
+    ),
+    (
+        "cut_gradient",
+        "gpt",
+        [
+            Edit("scores = query @ key.transpose(-2, -1)", "scores = query @ key.detach().transpose(-2, -1)"),
+        ],
+    ),
     ("uniform_attention", "gpt", [Edit(GPT_SCALE, "scores = scores * 0")]),
 ]
 
@@ -77,10 +110,13 @@ def test_injected_equals_edited(fault: str, model: str, edits: list[Edit]) -> No
     for one, two in zip(grads, wanted, strict=True):
         torch.testing.assert_close(
             torch.zeros(1) if one is None or not one.any() else one,
-            torch.zeros(1) if two is None or not two.any() else two, rtol=1e-4, atol=1e-6,
+            torch.zeros(1) if two is None or not two.any() else two,
+            rtol=1e-4,
+            atol=1e-6,
         )
     changed = max(
-        float((one - two).abs().max()) for one, two in zip(grads, healthy_grads, strict=True)
+        float((one - two).abs().max())
+        for one, two in zip(grads, healthy_grads, strict=True)
         if one is not None and two is not None
     )
     assert changed > 1e-4 or not torch.allclose(logits, healthy_logits, atol=1e-4)
