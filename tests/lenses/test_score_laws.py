@@ -33,6 +33,20 @@ def test_a_bias_by_position_leaves_the_measured_scale_alone() -> None:
     assert reading.values == pytest.approx(1.0, rel=1e-5)
 
 
+def test_a_bias_is_taken_off_where_two_examples_show_it_and_the_rest_left_out() -> None:
+    bias = 5 * torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(2))
+    mask = observations.causal() & observations.padding(observations.tokens())
+    probe = observations.standard(bias=bias, allowed=mask)
+    assert MeasuredScale().measure(probe).values == pytest.approx(1.0, rel=1e-4)
+
+
+def test_examples_that_are_all_alike_still_have_a_scale() -> None:
+    model = observations.Stack(1, 12)
+    layer = observations.tensors(model.layers[0], torch.randn(1, 6, 12).expand(4, -1, -1), 3)
+    probe = observations.probe(model, [layer], torch.ones(4, 6, dtype=torch.long), n_heads=3)
+    assert MeasuredScale().measure(probe).values == pytest.approx(1.0, rel=1e-5)
+
+
 def test_noise_on_the_scores_shows_in_r2() -> None:
     probe = observations.standard(n_layers=1)
     scores = probe.observation.attentions[0].scores

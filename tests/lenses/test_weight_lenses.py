@@ -97,6 +97,35 @@ def test_grouped_heads_read_the_key_of_their_group() -> None:
         assert reading.values[0, head] == pytest.approx(torch.linalg.svdvals(query.T @ key)[:4].numpy(), rel=1e-5)
 
 
+class HeadsAxisInSteps(nn.Module):
+    """Projections that have an axis of their own for the heads, as written for einsum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.W_Q, self.W_K, self.W_V = (nn.Parameter(torch.randn(3, 10, 4) / 3) for _ in range(3))
+        self.W_O = nn.Parameter(torch.randn(3, 4, 10) / 3)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        query, key, value = (torch.einsum("bld,hde->bhle", states, W) for W in (self.W_Q, self.W_K, self.W_V))
+        pattern = (torch.einsum("bhqe,bhke->bhqk", query, key) / 2).softmax(-1)
+        return torch.einsum("bhqe,hed->bqd", pattern @ value, self.W_O)
+
+
+def test_a_parameter_with_an_axis_for_the_heads_is_cut_along_it() -> None:
+    torch.manual_seed(0)
+    model = HeadsAxisInSteps()
+    with torch.no_grad():
+        model.W_O[1] = 0
+    probe = traced(model, torch.randn(2, 5, 10))
+    reading = measured("query_key_spectrum", probe)
+    for head in range(3):
+        product = (model.W_Q[head] @ model.W_K[head].T).detach().double()
+        assert reading.values[0, head] == pytest.approx(torch.linalg.svdvals(product)[:4].numpy(), rel=1e-5)
+    contribution = measured("head_contribution", probe)
+    assert contribution.facts["dead"] == [{"layer": 0, "head": 1, "cause": "output"}]
+    assert not contribution.facts["without_output"]
+
+
 def test_dead_heads_are_named_with_their_cause() -> None:
     model, batch = language_model()
     first, second = (block.attention for block in model.blocks)

@@ -35,23 +35,23 @@ def head_matrix(
 ) -> Tensor | None:
     """One head's part of a projection as a matrix [head width, model width].
 
-    The dimension that is cut by head is the head's width, whatever the layout of the parameter (a linear
-    layer, a transposed Conv1D, a 1x1x1 convolution). The bias, when asked for and present, is a last column.
+    Whatever the layout of the parameter: a linear layer, a transposed Conv1D, a 1x1x1 convolution, or a
+    tensor with an axis of its own for the heads. The bias, when asked for and present, is a last column.
 
     Returns:
-        The matrix in float64, or None when the trace found no such slice or it is not a matrix.
+        The matrix in float64, or None when the trace found no such slice or it is no such matrix.
     """
     heads = attention.head_slices.get(role, ())
     if head >= len(heads):
         return None
+    width = attention.d_value if role in ("value", "output") else attention.d_head
     matrix: Tensor | None = None
     bias: Tensor | None = None
     for piece in heads[head]:
         tensor = part(parameters, piece).double()
-        if tensor.ndim >= 2 and matrix is None:
-            cut = _head_dim(piece, attention, role)
-            matrix = tensor.movedim(cut, 0).flatten(1)
-        elif tensor.ndim == 1 and bias is None:
+        if len(piece.shape) >= 2 and matrix is None:
+            matrix = _as_matrix(tensor, piece.dim, width, role)
+        elif len(piece.shape) == 1 and bias is None:
             bias = tensor
     if matrix is None:
         return None
@@ -60,15 +60,20 @@ def head_matrix(
     return matrix
 
 
-def _head_dim(piece: ParameterSlice, attention: Attention, role: str) -> int:
-    """The dimension that runs over the head's width.
+def _as_matrix(tensor: Tensor, cut: int | None, width: int | None, role: str) -> Tensor | None:
+    """The head's width first, all else flattened; None when no axis is as wide as the head.
 
-    A single head is not cut; then the one dimension of that width is it, and of two alike the one that a
-    linear layer would have.
+    The cut runs over the width, or over the heads themselves; then (and when nothing is cut, for a single
+    head) the one axis of the head's width is it, and of two alike the one that is usual.
     """
-    if piece.dim is not None:
-        return piece.dim
-    usual = 1 if role == "output" else 0
-    width = attention.d_value if role in ("value", "output") else attention.d_head
-    fitting = [dim for dim, size in enumerate(piece.shape[:2]) if size == width]
-    return fitting[0] if len(fitting) == 1 else usual
+    if cut is not None and (width is None or tensor.shape[cut] == width):
+        return tensor.movedim(cut, 0).flatten(1)
+    if cut is not None and tensor.shape[cut] == 1 and tensor.ndim > 2:
+        tensor, last = tensor.squeeze(cut), tensor.ndim - 2
+        usual = 0 if role == "output" else last  # W[head, model, width] and W_O[head, width, model]
+    else:
+        usual = 1 if role == "output" else 0  # as in a linear layer, and [out, in, 1, 1] of a convolution
+    fitting = [axis for axis, size in enumerate(tensor.shape) if width in (None, size)]
+    if not fitting:
+        return None
+    return tensor.movedim(usual if usual in fitting else fitting[0], 0).flatten(1)

@@ -26,7 +26,7 @@ class InitialBlocks(Lens):
     Xavier, Kaiming, BERT and GPT use (unit 1). A uniform one is ruled out exactly when an entry lies beyond
     its bound. A vector that is constant reads 0. The worst parameter of a block gives its value.
 
-    **Reading it** under 1.63 the entries cannot be told from that initialisation (1 % level). It is a fact,
+    **Reading it** under 2.23 the entries cannot be told from that initialisation (level 1e-4). It is a fact,
     not a fault: an untrained model is small everywhere, and Gaussian blocks can move a little without any
     sign in their distribution. Small in one block while its neighbours are large: that block was not
     trained, or was initialised anew after loading weights.
@@ -36,7 +36,8 @@ class InitialBlocks(Lens):
 
     **Cost** one sort of at most `entries` numbers per block.
 
-    **Reference** Massey 1951, The Kolmogorov-Smirnov Test for Goodness of Fit, JASA 46 (1.63 at 1 %).
+    **Reference** Massey 1951, The Kolmogorov-Smirnov Test for Goodness of Fit, JASA 46; the
+    asymptotic level of x is 2 exp(-2 x^2).
     """
 
     unit: ClassVar[str] = "1"
@@ -44,7 +45,7 @@ class InitialBlocks(Lens):
     needs: ClassVar[tuple[str, ...]] = ("weights",)
 
     entries: int = 50_000
-    bound: float = 1.63
+    bound: float = 2.23
 
     def measure(self, probe: Probe) -> Reading:
         """The distance of every block from a standard initialisation."""

@@ -73,12 +73,20 @@ class MeasuredScale(Lens):
 def regression(scores: Tensor, raw: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     """Per head, slope and coefficient of determination of scores on raw products over the seen cells.
 
-    An intercept per pair of positions, when every pair that is seen is seen in two examples at least, else
-    one intercept per head. Products that do not vary have no slope: 0, with a coefficient of 0.
+    An intercept per pair of positions, over the pairs that are seen in two examples at least; one intercept
+    per head where that leaves no variation of the products. Products that do not vary at all have no slope:
+    0, with a coefficient of 0.
     """
-    several = seen.sum(0) >= 2
-    per_cell = bool((several | ~seen.any(0)).all())
-    dims = (0,) if per_cell else (0, 2, 3)
+    slope, fit, variation = _fitted(scores, raw, seen, (0, 2, 3))
+    finer = seen & (seen.sum(0) >= 2)
+    own_slope, own_fit, own_variation = _fitted(scores, raw, finer, (0,))
+    # Less than this share of variation is rounding of products that are alike in every example.
+    use = own_variation > 1e-6 * variation
+    return torch.where(use, own_slope, slope), torch.where(use, own_fit, fit)
+
+
+def _fitted(scores: Tensor, raw: Tensor, seen: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Slope, coefficient of determination, and variation of the products, with an intercept over `dims`."""
     n = seen.sum(dims, keepdim=True).clamp(min=1)
     x = torch.where(seen, raw, 0.0)
     y = torch.where(seen, scores, 0.0)
@@ -87,4 +95,5 @@ def regression(scores: Tensor, raw: Tensor, seen: Tensor) -> tuple[Tensor, Tenso
     xx, xy, yy = ((a * b).sum((0, 2, 3)) for a, b in ((x, x), (x, y), (y, y)))
     slope = torch.where(xx == 0, 0.0 * xy, xy / torch.where(xx == 0, 1.0, xx))
     explained = slope * xy
-    return slope, torch.where(yy == 0, 0.0 * explained, explained / torch.where(yy == 0, 1.0, yy))
+    fit = torch.where(yy == 0, 0.0 * explained, explained / torch.where(yy == 0, 1.0, yy))
+    return slope, fit, xx

@@ -24,8 +24,8 @@ class RelativeCurvature(Lens):
     loss under a random change as large as the block itself (unit loss).
 
     **Reading it** W_Q times c with W_K divided by c leaves it as it is, and so do W_V and W_O (but for the
-    bias of W_O, which stays): blocks and models may be compared. A block far above the others carries the function; near 0 it does not matter
-    or has saturated; negative: most directions lead down.
+    bias of W_O, which stays): blocks and models may be compared. A block far above the others carries the
+    function; near 0 it does not matter or has saturated; negative: most directions lead down.
 
     **Shapes** [block], with standard errors. Facts: `trace`: tr(H) per block; `norm`: |W| per block;
     `left_out`: blocks not measured.
