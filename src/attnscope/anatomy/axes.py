@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch import Tensor
 from attnscope.anatomy.contraction import Contraction
 from attnscope.anatomy.examples import ExampleAxes
 from attnscope.anatomy.find import Found
+from attnscope.anatomy.indexing import coordinates_of
 from attnscope.anatomy.layout import Layouts
 from attnscope.anatomy.paths import Path, path_back
 from attnscope.anatomy.projections import Projection, projection_of
@@ -35,6 +38,14 @@ class Side:
     projection: Projection | None
     index: Tensor | None
 
+    def layout(self, layouts: Layouts) -> Any:
+        """Equal for operands that are laid out and projected alike."""
+        weight = self.projection.weight if self.projection is not None else None
+        return (
+            layouts.identical(self.operand, self.path.origin),
+            None if weight is None else (weight.parameter.shape, weight.layout, tuple(weight.index.shape)),
+        )
+
     def features(self, elements: Tensor) -> Tensor | None:
         """A number for the feature of each of some elements of the operand: equal features, equal numbers."""
         if self.index is None:
@@ -43,7 +54,7 @@ class Side:
         places = self.index.reshape(-1)[elements]
         if self.projection is not None and self.projection.weight is not None:
             codes = self.projection.weight.index.expand(origin.shape)
-            return codes[torch.unravel_index(places.clamp(min=0), origin.shape)]
+            return codes[coordinates_of(places, origin.shape)]
         return places.clamp(min=0) % origin.shape[-1] if origin.tensor.dim() else None
 
     def rows(self, elements: Tensor, provenance: Provenance) -> Tensor | None:
@@ -52,7 +63,7 @@ class Side:
         if known is None or self.index is None:
             return None
         places = self.index.reshape(-1)[elements].clamp(min=0)
-        return known.index.expand(self.path.origin.shape)[torch.unravel_index(places, self.path.origin.shape)]
+        return known.index.expand(self.path.origin.shape)[coordinates_of(places, self.path.origin.shape)]
 
 
 def side_of(operand: Value, layouts: Layouts, *, through_nonlinear: bool = True) -> Side:
@@ -133,7 +144,7 @@ def key_places(found: Found, layouts: Layouts) -> Tensor | None:
 def key_axes_of(raw: Value, places: Tensor | None) -> list[int]:
     """The axes of the raw scores that one weighted sum runs along."""
     if places is not None and len(places) > 1:
-        coordinates = torch.unravel_index(places.clamp(min=0), raw.shape)
+        coordinates = coordinates_of(places, raw.shape)
         varying = [axis for axis, values in enumerate(coordinates) if bool((values != values[0]).any())]
         if varying:
             return varying
@@ -141,7 +152,7 @@ def key_axes_of(raw: Value, places: Tensor | None) -> list[int]:
 
 
 def score_axes(
-    raw: Value, product: Contraction, places: Tensor | None, sides: Mapping[str, Side]
+    raw: Value, product: Contraction, places: Tensor | None, sides: Mapping[str, Side], layouts: Layouts
 ) -> tuple[ScoreAxes, dict[str, Side]]:
     """Finds the axes of scores that are a product of queries and keys.
 
@@ -150,12 +161,28 @@ def score_axes(
         product: the contraction that made them.
         places: elements of the raw scores that one weighted sum runs over (see `key_places`).
         sides: `a` and `b` of the product.
+        layouts: index replay; it remembers the axes of equal layers.
 
     Returns:
         the axes, and the sides as `query` and `key`.
     """
-    rank = len(raw.shape)
     key_axes = key_axes_of(raw, places)
+    key: Any = (
+        "axes", raw.shape, tuple(key_axes), product.form, product.repeats, product.summed, product.common,
+        product.a.shape, product.b.shape, sides["a"].layout(layouts), sides["b"].layout(layouts),
+    )
+    if key not in layouts.known:
+        layouts.known[key] = _score_axes(raw, product, key_axes, sides)
+    axes = copy(layouts.known[key])
+    axes.raw, axes.product = raw, product
+    key_side = "b" if axes.query_side == "a" else "a"
+    return axes, {"query": sides[axes.query_side], "key": sides[key_side]}
+
+
+def _score_axes(
+    raw: Value, product: Contraction, key_axes: list[int], sides: Mapping[str, Side]
+) -> ScoreAxes:
+    rank = len(raw.shape)
     query_side = "a"
     if _plain(product):
         last = {rank - 2: "a", rank - 1: "b"}
@@ -175,7 +202,8 @@ def score_axes(
     axes.product, axes.query_side = product, query_side
     named = {"query": sides[query_side], "key": sides[key_side]}
     _split_heads(axes, product, named, query_axes, key_axes)
-    return axes, named
+    axes.place  # noqa: B018  (worked out now, so that equal layers share it)
+    return axes
 
 
 def arranged(raw: Value, query_axes: list[int], key_axes: list[int]) -> ScoreAxes:

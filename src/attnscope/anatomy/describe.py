@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from attnscope.anatomy.axes import Side
 from attnscope.anatomy.blocks import Attention, Form, ParameterSlice, Role, SoftmaxStep, Step
 from attnscope.anatomy.dissect import Dissected, Dissection
-from attnscope.anatomy.partition import Heads, RoleParts
 from attnscope.anatomy.find import Found
+from attnscope.anatomy.indexing import coordinates_of
+from attnscope.anatomy.partition import Heads, RoleParts
 from attnscope.anatomy.paths import projection_sides
 from attnscope.anatomy.positions import positions_of
 from attnscope.anatomy.projections import FeatureMap, parameter_behind, slice_of
@@ -166,15 +167,14 @@ def head_slices(side: Side, rows: Tensor) -> Heads:
         return []
     maps = [item for item in (projection.weight, *projection.biases) if item is not None]
     origin = projection.origin
+    places = side.index.reshape(-1)[rows[0, :, 0]]  # [head, width]
+    coordinates = coordinates_of(places, origin.shape)
+    used = [item.index.expand(origin.shape)[coordinates] for item in maps]
     found: dict[tuple[ParameterSlice, ...], None] = {}
     for head in range(rows.shape[1]):
-        places = side.index.reshape(-1)[rows[0, head, 0]]
-        coordinates = torch.unravel_index(places.clamp(min=0), origin.shape)
         parts = tuple(
-            part for part in (
-                slice_of(item.parameter, item.index.expand(origin.shape)[coordinates], item.contracted)
-                for item in maps
-            ) if part is not None
+            part for item, elements in zip(maps, used, strict=True)
+            if (part := slice_of(item.parameter, elements[head], item.contracted)) is not None
         )
         found.setdefault(parts)
     return list(found) if all(found) else []
@@ -216,7 +216,7 @@ def _over(dissected: Dissected, dissection: Dissection, dim: int) -> str:
         return "unknown"
     line = index.movedim(dim, -1).reshape(-1, index.shape[dim])[0]
     place = dissected.axes.place[line.clamp(min=0)]
-    coordinates = torch.unravel_index(place.clamp(min=0), dissected.axes.index.shape)
+    coordinates = coordinates_of(place, dissected.axes.index.shape)
     varying = [
         name for name, values in zip(("batch", "heads", "queries", "keys"), coordinates, strict=True)
         if len(values) > 1 and bool((values != values[0]).any())

@@ -124,12 +124,12 @@ def _scored(found: Found, layouts: Layouts) -> Dissected:
         axes = network_axes(found, layouts)
     else:
         sides = {"a": side_of(product.a, layouts), "b": side_of(product.b, layouts)}
-        axes, named = score_axes(raw, product, key_places(found, layouts), sides)
+        axes, named = score_axes(raw, product, key_places(found, layouts), sides, layouts)
     assert found.pattern is not None
     value_operand = found.value_product.other(found.pattern_side)
     value = side_of(value_operand, layouts, through_nonlinear=False)
     weighing = weighing_of(
-        found.value_product, found.pattern_side, layouts.replay(found.pattern, raw), axes
+        found.value_product, found.pattern_side, found.pattern, axes, layouts
     )
     dissected = Dissected(
         found, form, Kind.SELF, axes, named.get("query"), named.get("key"), value, weighing,
@@ -158,10 +158,10 @@ def _fused(found: Found, layouts: Layouts) -> Dissected:
     weigh = Operation(operation.index, "matmul", None, (scores, value), {}, (scores, value), outputs=[found.context])
     weighs = Contraction(weigh, scores, value, repeats=repeats)
     sides = {"a": side_of(query, layouts), "b": side_of(key, layouts)}
-    axes, named = score_axes(scores, product, None, sides)
+    axes, named = score_axes(scores, product, None, sides, layouts)
     dissected = Dissected(
         found, Form.FUSED, Kind.SELF, axes, named["query"], named["key"], side_of(value, layouts, through_nonlinear=False),
-        weighing_of(weighs, "a", None, axes),
+        weighing_of(weighs, "a", None, axes, layouts),
     )
     dissected.masks = _fused_masks(operation, scores, axes, layouts)
     width = query.shape[-1]

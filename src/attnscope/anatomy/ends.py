@@ -7,6 +7,7 @@ from torch import Tensor
 
 from attnscope.anatomy.contraction import contraction_of
 from attnscope.anatomy.dissect import Dissected
+from attnscope.anatomy.indexing import coordinates_of
 from attnscope.anatomy.layout import Layouts
 from attnscope.anatomy.paths import projection_sides
 from attnscope.anatomy.record import Operation, Value
@@ -23,7 +24,7 @@ def hidden_rows(dissected: Dissected, layouts: Layouts) -> Tensor | None:
         return side.operand.tensor.reshape(-1)[rows.transpose(1, 2).reshape(batch, queries, -1)]
     origin = side.path.origin
     places = side.index.reshape(-1)[rows[:, 0, :, 0]].clamp(min=0)
-    index = _inputs_of(side.projection.operation, side.projection.data, torch.unravel_index(places, origin.shape))
+    index = _inputs_of(side.projection.operation, side.projection.data, coordinates_of(places, origin.shape))
     return side.projection.data.tensor.reshape(-1)[index]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from attnscope.anatomy.indexing import coordinates_of
 from attnscope.anatomy.position_tensors import is_position_tensor
 from attnscope.anatomy.record import Record, Value
 from attnscope.anatomy.rows import Provenance
@@ -79,7 +80,7 @@ def _position_axes(record: Record, provenance: Provenance) -> dict[int, int]:
                 start = rows.index.reshape(-1)[0]
                 step = rows.index.select(axes[0], 1).reshape(-1)[0]
                 coordinates = zip(
-                    torch.unravel_index(start, rows.root.shape), torch.unravel_index(step, rows.root.shape),
+                    coordinates_of(start, rows.root.shape), coordinates_of(step, rows.root.shape),
                     strict=True,
                 )
                 changed = [axis for axis, (a, b) in enumerate(coordinates) if bool(a != b)]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from attnscope.anatomy.contraction import Contraction, contraction_of
+from attnscope.anatomy.indexing import coordinates_of
 from attnscope.anatomy.layout import Layouts
 from attnscope.anatomy.paths import is_statistic, is_weight, main_operand, projection_sides
 from attnscope.anatomy.record import Operation, Record, Value
@@ -255,10 +256,10 @@ class Finder:
             return False
         if contraction is None:  # a convolution: its parameters are laid out along the channels
             channels = len(attention.raw.shape) - (attention.first.inputs[1].tensor.dim() - 1)
-            rows = torch.unravel_index(places, attention.raw.shape)[channels]
+            rows = coordinates_of(places, attention.raw.shape)[channels]
         else:
             learned = "a" if is_weight(contraction.a) else "b"
-            rows = contraction.rows(learned)[torch.unravel_index(places, attention.raw.shape)]
+            rows = contraction.rows(learned)[coordinates_of(places, attention.raw.shape)]
         return bool((rows == rows[0]).all())
 
     def _back_to(self, value: Value, wanted: Operation) -> tuple[Value | None, list[Operation]]:

@@ -57,6 +57,7 @@ class Layouts:
         self._numbers: dict[Any, int] = {}
         self._results: list[Tensor] = []
         self._memo: dict[tuple[int, int], int | None] = {}
+        self.known: dict[Any, Any] = {}  # what others worked out of equal replays
 
     def replay(self, value: Value, origin: Value) -> Tensor | None:
         """For every element of `value`, the flat index of the element of `origin` it came from.

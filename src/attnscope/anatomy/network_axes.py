@@ -10,6 +10,7 @@ from torch import Tensor
 from attnscope.anatomy.axes import ScoreAxes, arranged, key_axes_of, key_places
 from attnscope.anatomy.contraction import contraction_of
 from attnscope.anatomy.find import Found
+from attnscope.anatomy.indexing import coordinates_of
 from attnscope.anatomy.layout import Layouts
 from attnscope.anatomy.paths import is_weight
 from attnscope.anatomy.record import Value
@@ -49,7 +50,7 @@ def _query_and_head_axes(found: Found, layouts: Layouts) -> tuple[list[int], lis
     for axis in range(patterns.dim() - 1):
         if patterns.stride(axis) and not values.stride(axis) and patterns.shape[axis] > 1:
             line = patterns.movedim(axis, -1)[(0,) * (patterns.dim() - 1)]
-            coordinates = torch.unravel_index(index.reshape(-1)[line].clamp(min=0), raw.shape)
+            coordinates = coordinates_of(index.reshape(-1)[line], raw.shape)
             query_axes += [place for place, item in enumerate(coordinates) if bool((item != item[0]).any())]
     return [axis for axis in query_axes if axis not in head_axes], head_axes
 

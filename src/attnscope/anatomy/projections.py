@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attnscope.anatomy.blocks import ParameterSlice
 from attnscope.anatomy.contraction import contraction_of
+from attnscope.anatomy.indexing import coordinates_of
 from attnscope.anatomy.layout import Layouts
 from attnscope.anatomy.paths import Path, is_weight, main_operand, projection_sides
 from attnscope.anatomy.record import Operation, Value
@@ -23,11 +24,13 @@ class FeatureMap:
         parameter: the parameter.
         index: broadcastable to the origin's shape: flat index in the parameter of the first element used.
         contracted: dimensions of the parameter that are summed over (used in full by every feature).
+        layout: equal for weights that are rearranged alike.
     """
 
     parameter: Value
     index: Tensor
     contracted: tuple[int, ...] = ()
+    layout: int | None = None
 
 
 @dataclass(eq=False)
@@ -113,7 +116,8 @@ def weight_map(operation: Operation, weight: Value, layouts: Layouts) -> Feature
         spatial = operation.out.tensor.dim() - 1 if operation.out.tensor.dim() == index.dim() - 1 else index.dim() - 2
         first = index.flatten(1)[:, 0]
         return FeatureMap(
-            parameter, first.reshape(-1, *(1,) * spatial), tuple(range(1, parameter.tensor.dim()))
+            parameter, first.reshape(-1, *(1,) * spatial), tuple(range(1, parameter.tensor.dim())),
+            layouts.identical(weight, parameter),
         )
     contraction = contraction_of(operation)
     if contraction is None:
@@ -125,7 +129,9 @@ def weight_map(operation: Operation, weight: Value, layouts: Layouts) -> Feature
         if rows.stride(axis) == 0:
             rows = rows.narrow(axis, 0, 1)
     along = flat[contraction.along(side)]
-    return FeatureMap(parameter, flat[rows], varying(along, parameter.shape))
+    return FeatureMap(
+        parameter, flat[rows], varying(along, parameter.shape), layouts.identical(weight, parameter)
+    )
 
 
 def bias_map(bias: Value, origin: Value, layouts: Layouts, *, channels: bool = False) -> FeatureMap | None:
@@ -160,7 +166,7 @@ def added_bias_map(bias: Value, adding: Operation, origin: Value, layouts: Layou
 
 def varying(flat: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The dimensions along which a list of flat indices varies."""
-    coordinates = torch.unravel_index(flat.clamp(min=0), shape)
+    coordinates = coordinates_of(flat, shape)
     return tuple(dim for dim, values in enumerate(coordinates) if len(values) > 1 and bool((values != values[0]).any()))
 
 
@@ -171,7 +177,7 @@ def slice_of(parameter: Value, used: Tensor, contracted: tuple[int, ...]) -> Par
         a slice along one dimension, the whole parameter, or None when the part is neither.
     """
     shape = parameter.shape
-    coordinates = torch.unravel_index(used.reshape(-1).clamp(min=0), shape)
+    coordinates = coordinates_of(used.reshape(-1), shape)
     counts = {dim: len(torch.unique(values)) for dim, values in enumerate(coordinates) if dim not in contracted}
     partial = [dim for dim, count in counts.items() if count < shape[dim]]
     if not partial:

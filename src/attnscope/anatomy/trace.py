@@ -68,7 +68,6 @@ def _watched(model: nn.Module, batch: Any, forward: Forward) -> tuple[Record, fl
             begun = time.perf_counter()
             record = record_forward(model, batch, forward)
             seconds = time.perf_counter() - begun
-        with undisturbed(model, seed=0), torch.no_grad():
             begun = time.perf_counter()
             forward(model, batch)
             plain = time.perf_counter() - begun
