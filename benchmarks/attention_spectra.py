@@ -17,7 +17,7 @@ import torch
 
 from attnscope.lenses.query_key_spectrum import product_spectrum
 from attnscope.models.softmax_attention_flow import Flow, Trajectory, arc_length, normalised_descent, time_flow
-from attnscope.studies.sheen2024implicit import start
+from attnscope.studies._implicit_measures import start
 from attnscope.tasks.token_margin import TokenMargin
 
 
@@ -39,7 +39,7 @@ def spectra(n_heads: int = 12, d_head: int = 64, d_model: int = 768) -> dict[str
     full = seconds(lambda: torch.linalg.svdvals(query.transpose(1, 2) @ key), 3)
     left = torch.stack([product_spectrum(q, k) for q, k in zip(query, key, strict=True)])
     right = torch.linalg.svdvals(query.transpose(1, 2) @ key)[:, :d_head]
-    error = float(((left - right).abs().max() / right.max()))
+    error = float((left - right).abs().max() / right.max())
     return {"factors_ms": small * 1e3, "full_ms": full * 1e3, "ratio": full / small, "relative_error": error}
 
 

@@ -18,7 +18,7 @@ from attnscope.models.softmax_attention_flow import (
     normalised_descent,
     time_flow,
 )
-from attnscope.studies.sheen2024implicit import start
+from attnscope.studies._implicit_measures import start
 from attnscope.tasks.token_margin import TokenMargin, TokenMarginData
 
 

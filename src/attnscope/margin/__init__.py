@@ -51,14 +51,14 @@ class Constraints:
 
     def matrices(self) -> Array:
         """`[constraint, d, d]`."""
-        return np.einsum("ild,ie->ilde", self.differences, self.queries).reshape(-1, *self._shape)
+        return np.asarray(np.einsum("ild,ie->ilde", self.differences, self.queries).reshape(-1, *self._shape))
 
     def margins(self, weights: Array) -> Array:
         """<A_il, W> for each constraint, `[sample, token]`."""
         return np.asarray(np.einsum("ild,de,ie->il", self.differences, weights, self.queries))
 
     def combine(self, dual: Array) -> Array:
-        """sum of dual_il A_il, `[d, d]`."""
+        """Sum of dual_il A_il, `[d, d]`."""
         weighted = np.einsum("il,ild->id", dual.reshape(self.differences.shape[:2]), self.differences)
         return np.asarray(weighted.T @ self.queries)
 

@@ -32,8 +32,9 @@ class SoftmaxAttention(nn.Module):
             raise CaseError(f"d_e must be at least 1, found {width}: factors without columns represent only W = 0")
         self.form = form
         draw = torch.Generator().manual_seed(seed)
-        shapes = {"factored": [(d, width)] * 2, "merged": [(d, d)], "diagonal": [(d,)] * 2}[form]
-        factors = [nn.Parameter(torch.randn(*shape, generator=draw) * scale / d**0.5) for shape in shapes]
+        shape = {"factored": (d, width), "merged": (d, d), "diagonal": (d,)}[form]
+        count = 1 if form == "merged" else 2
+        factors = [nn.Parameter(torch.randn(shape, generator=draw) * scale / d**0.5) for _ in range(count)]
         self.key = factors[0]
         self.query = factors[1] if len(factors) > 1 else None
 

@@ -314,7 +314,7 @@ def _note(found: Trajectory, margin: float, weights: Array, wanted: list[float],
 def _ended(found: Trajectory, now: tuple[Array, ...], start: Array) -> Trajectory:
     found.factors = now
     if len(now) > 1:
-        found.drift = float(np.linalg.norm(invariant(now) - start) / max(np.linalg.norm(now[0]) ** 2, 1e-300))
+        found.drift = float(np.linalg.norm(invariant(now) - start) / max(float((now[0] ** 2).sum()), 1e-300))
     return found
 
 

@@ -78,7 +78,8 @@ def _train(setting: Setting, seed: int, *, factored: bool) -> float:
     trained = [*factors, head.requires_grad_()] if setting.train_head else factors
 
     def weights() -> Tensor:
-        return factors[0] @ factors[1].transpose(1, 2) if factored else factors[0]
+        product: Tensor = factors[0] @ factors[1].transpose(1, 2) if factored else factors[0]
+        return product
 
     _descend(lambda: _loss(tokens, queries, labels, weights(), head), trained, setting.plain_rate)
     values = torch.linalg.svdvals(weights().detach())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from attnscope.errors import CaseError
 from attnscope.models.bag_of_words_attention import BagOfWordsAttention
@@ -277,7 +278,7 @@ def _top_words(fitted: WordBags, run: Training, n: int = 100) -> npt.NDArray[np.
     return np.argsort(scores)[::-1][:n]
 
 
-def _real_counts(fitted: WordBags) -> tuple[object, Array]:
+def _real_counts(fitted: WordBags) -> tuple[sparse.csr_matrix, Array]:
     """Counts without padding, and each sentence's number of real words."""
     counts = fitted.counts.tolil()
     if PADDING in fitted.vocabulary:
@@ -290,7 +291,7 @@ def _real_counts(fitted: WordBags) -> tuple[object, Array]:
 def _words_beside(fitted: WordBags) -> Array:
     """`[word]`: mean length of the sentences with the word, less one: the identity's m on real text."""
     counts, lengths = _real_counts(fitted)
-    present = (counts > 0).astype(float)  # type: ignore[operator]
+    present = (counts > 0).astype(float)
     occurrences = np.asarray(present.sum(0)).ravel()
     return np.asarray((present.T @ lengths) / occurrences.clip(min=1) - 1).clip(min=1.0)
 
@@ -304,7 +305,7 @@ def _purity(
 ) -> list[Claim]:
     """The most attended word of each sentence: how one-sided its sentences' labels are, and how frequent it is."""
     counts, _ = _real_counts(fitted)
-    present = (counts > 0).astype(float)  # type: ignore[operator]
+    present = (counts > 0).astype(float)
     positive = np.asarray(present.T @ (fitted.labels == 1)).ravel()
     total = np.asarray(present.sum(0)).ravel().clip(min=1)
     purity = np.abs(2 * positive - total) / total
@@ -329,9 +330,9 @@ def _purity(
     ]
 
 
-def _attended(present: object, scores: Array) -> npt.NDArray[np.int64]:
+def _attended(present: sparse.csr_matrix, scores: Array) -> npt.NDArray[np.int64]:
     """The word of largest score in each sentence."""
-    rows = present.tocsr()  # type: ignore[attr-defined]
+    rows = present.tocsr()
     return np.array([row[np.argmax(scores[row])] for row in np.split(rows.indices, rows.indptr[1:-1])])
 
 

@@ -277,7 +277,9 @@ def _ablation(head: str, scale: str) -> Part:
                 seen = [float(run[epoch - 1]) for run in losses]
                 note = f"embedding sd 0.1, start of seed 3, median of {n_sets} data sets, {min(seen):.3f} to {max(seen):.3f}"
                 if arm == "EF" and epoch == 6000:
-                    note += "; late, keys fit the words whose frozen embedding happens to suit, so this depends on the data"
+                    note += (
+                        "; late, keys fit the words whose frozen embedding happens to suit, so this depends on the data"
+                    )
                 place = "authors' figure, ablation"
                 part.claims.append(
                     near(
