@@ -19,6 +19,7 @@ import diagnoses
 from attnscope import formats
 from attnscope.anatomy.blocks import Source
 from attnscope.findings import Diagnosis, Severity
+from attnscope.formats.files import readable
 
 EXAMPLES = {
     "faulty": diagnoses.faulty, "healthy": diagnoses.healthy, "hostile": diagnoses.hostile,
@@ -113,6 +114,12 @@ def test_sarif_makes_paths_relative_to_the_checkout(tmp_path: Path) -> None:
     assert artifacts[0] == {"uri": "a%20b/m.py", "uriBaseId": "%SRCROOT%"}
     assert artifacts[1] == {"uri": "file:///elsewhere/m.py"}
     assert "file=a b/m.py,line=7" in formats.to_github(diagnosis, root=tmp_path)
+
+
+def test_files_are_named_for_people() -> None:
+    assert readable("/opt/env/lib/python3.11/site-packages/transformers/models/x.py") == "transformers/models/x.py"
+    assert readable(str(Path.cwd() / "train.py")) == "train.py"
+    assert readable("/elsewhere/train.py") == "/elsewhere/train.py"
 
 
 def test_sarif_fingerprints_survive_a_moved_line() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnscope.pages.drawing import Drawing, summary
+from attnscope.pages.drawing import Drawing, everywhere, summary
 from attnscope.pages.figures import FIGURES, figure, strip
 from attnscope.pages.lines import MOST_POINTS
 from attnscope.pages.matrices import MOST_CELLS
@@ -87,7 +87,8 @@ def test_blocks_against_themselves_offer_two_orders() -> None:
     coords = {"block": blocks, "block_b": blocks}
     reading = Reading("coupling", np.random.default_rng(0).random((6, 6)), ("block", "block_b"), "1", coords)
     assert len(drawn(reading)) == 2
-    uneven = Reading("coupling", np.ones((6, 5)), ("block", "block_b"), "1", {"block": blocks, "block_b": blocks[:5]})
+    coords = {"block": blocks, "block_b": blocks[:5]}
+    uneven = Reading("coupling", np.arange(30.0).reshape(6, 5), ("block", "block_b"), "1", coords)
     assert len(drawn(uneven)) == 1
 
 
@@ -111,6 +112,23 @@ def test_dots_show_standard_errors() -> None:
     reading = Reading("x", np.arange(1.0, 6.0), ("block",), "1", stderr=np.full(5, 0.3))
     (svg,) = drawn(reading)
     assert svg.count('class="whisker"') == 5
+
+
+def test_what_is_the_same_everywhere_needs_no_figure() -> None:
+    assert figure(Drawing(Reading("x", np.zeros((6, 12)), ("layer", "head"), "1"))) is None
+    assert everywhere(Reading("x", np.array([2.0, np.nan, 2.0]), ("block",), "1")) == 2.0
+    assert everywhere(Reading("x", np.array([2.0, 3.0]), ("block",), "1")) is None
+
+
+def test_the_odd_ones_out_stand_alone() -> None:
+    values = np.zeros(40)
+    values[[3, 17]] = 0.5, np.inf
+    coords = {"block": tuple(f"b{i}" for i in range(40))}
+    made = figure(Drawing(Reading("x", values, ("block",), "1", coords)))
+    assert made is not None
+    assert "the other 38 are 0" in made.caption
+    for name, shown in (("b3", True), ("b17", True), ("b4", False)):
+        assert (f">{name}<" in made.svg[""]) is shown
 
 
 def test_many_dots_keep_the_largest_and_say_so() -> None:

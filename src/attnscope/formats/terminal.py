@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attnscope.findings import Diagnosis, Evidence, Finding, Severity
+from attnscope.formats.files import where
 from attnscope.formats.model_map import ModelMap, State, model_map
 from attnscope.formats.numbers import count, number
 from attnscope.plain import printable
@@ -101,10 +102,10 @@ def _finding(finding: Finding) -> Iterator[RenderableType]:
     grid.add_column(width=8, no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
     if finding.source is not None:
-        where = Text(printable(str(finding.source)), "cyan")
+        line = Text(printable(where(finding.source)), "cyan")
         if finding.source.text:
-            where.append(f"  {printable(finding.source.text.strip())}", "dim")
-        grid.add_row("line", where)
+            line.append(f"  {printable(finding.source.text.strip())}", "dim")
+        grid.add_row("line", line)
     for item in finding.evidence:
         grid.add_row("for", _evidence(item))
     for item in finding.counter_evidence:

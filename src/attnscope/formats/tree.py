@@ -6,6 +6,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from attnscope.anatomy.blocks import ROLE_LETTERS, Anatomy, Attention, Block, Role, Step
+from attnscope.formats.files import where
 from attnscope.formats.numbers import count, number
 from attnscope.plain import printable
 
@@ -126,6 +127,6 @@ def _block(label: str, block: Block) -> Text:
 def _step(label: str, words: str, step: Step | None) -> Text:
     line = _line((f"{label:<9} ", "magenta"), (words, ""))
     if step is not None and step.source is not None:
-        line.append(f"  {printable(str(step.source))}", "cyan")
+        line.append(f"  {printable(where(step.source))}", "cyan")
         line.append(f"  {printable(step.source.text.strip())}", "dim")
     return line

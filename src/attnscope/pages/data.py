@@ -11,6 +11,7 @@ import numpy as np
 
 from attnscope.anatomy.blocks import ROLE_LETTERS, Anatomy, Attention, Block, Role
 from attnscope.findings import Diagnosis
+from attnscope.formats.files import where
 from attnscope.formats.tree import steps
 from attnscope.pages.lens_notes import lens_note
 from attnscope.pages.places import by_place
@@ -102,7 +103,8 @@ def _about(anatomy: Anatomy, *, heads: bool) -> About:
         about[attention.name] = _layer_rows(attention)
         for label, said, step in steps(attention):
             source = step.source if step is not None else None
-            row = [label, said, str(source or ""), source.text.strip() if source else ""]
+            place = where(source) if source else ""
+            row = [label, said, place, source.text.strip() if source else ""]
             about.setdefault(f"{attention.name}.{label}", []).append(row)
         for role, name in attention.blocks.items():
             letter = ROLE_LETTERS.get(Role(role), role)

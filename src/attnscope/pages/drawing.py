@@ -14,7 +14,10 @@ from attnscope.plain import printable
 from attnscope.readings import Reading
 
 Array = npt.NDArray[np.float64]
-PLACES = ("layer", "head", "block", "role", "site", "module", "parameter", "kind", "group", "direction")
+SCALES = {
+    "step", "token", "query", "key", "position", "eigenvalue", "offset", "shift", "rank", "grid", "index",
+    "time", "frequency", "epoch", "strength",
+}
 WIDTH = 520.0
 
 @dataclass(frozen=True)
@@ -57,6 +60,12 @@ class Drawing:
         return f"{self.reading.lens.replace('_', ' ')}: {summary(self.reading)}"
 
 
+def everywhere(reading: Reading) -> float | None:
+    """The one number that stands everywhere in a reading of several; None when they differ."""
+    values = reading.values[~np.isnan(reading.values)]
+    return float(values[0]) if values.size > 1 and (values == values[0]).all() else None
+
+
 def summary(reading: Reading) -> str:
     """The numbers in one sentence: range, median, and where the extremes are."""
     values = reading.values
@@ -83,15 +92,13 @@ def coordinates(reading: Reading, index: Sequence[int]) -> str:
     said = []
     for dim, position in zip(reading.dims, index, strict=True):
         label = str(reading.labels(dim)[position])
-        said.append(label if dim.startswith("block") else f"{dim} {label}")
+        said.append(label if "block" in dim else f"{dim} {label}")
     return printable(", ".join(said))
 
 
 def is_place(reading: Reading, dim: str) -> bool:
-    """Whether a dim counts places (layers, heads, blocks) and not steps or positions."""
-    if dim.split("_")[0] in PLACES:
-        return True
-    return any(isinstance(label, str) for label in reading.labels(dim))
+    """Whether a dim counts things (layers, heads, blocks) and is not a scale (steps, positions)."""
+    return dim not in SCALES or any(isinstance(label, str) for label in reading.labels(dim))
 
 
 def labels(reading: Reading, axis: int) -> list[str]:

@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from attnscope.formats.numbers import typeset
-from attnscope.pages.drawing import WIDTH, Drawing, Figure, hit, is_place, summary
+from attnscope.pages.drawing import WIDTH, Array, Drawing, Figure, everywhere, hit, is_place, summary
 from attnscope.pages.lines import curve, curves
 from attnscope.pages.matrices import matrix, panels
 from attnscope.pages.scale import LOG, Scale
 from attnscope.pages.svg import Markup, element, line, picture, short, words
 from attnscope.readings import Reading
 
-MOST_DOTS = 48
+MOST_DOTS, MOST_EQUAL = 48, 12
 
 def figure(drawing: Drawing) -> Figure | None:
-    """The figure of a reading, or None when there is nothing to draw (no numbers, or one)."""
+    """The figure of a reading, or None when there is nothing to see (no numbers, one, or all the same)."""
     reading = drawing.reading
     if not reading.ok and not np.isfinite(reading.values).any():
         return None
-    if reading.values.size < 2:
+    if reading.values.size < 2 or everywhere(reading) is not None:
         return None
     kinds = tuple("place" if is_place(reading, dim) else "scale" for dim in reading.dims)
     chosen = FIGURES.get(kinds)
@@ -34,14 +34,13 @@ def dots(drawing: Drawing) -> Figure:
     """One number per place: a dot on a line, with its standard error when it has one."""
     reading = drawing.reading
     values = reading.values
-    finite = np.where(np.isfinite(values), np.abs(values), np.where(np.isnan(values), -1.0, np.inf))
-    chosen = np.sort(np.argsort(-finite, kind="stable")[:MOST_DOTS]) if len(values) > MOST_DOTS else None
-    rows = range(len(values)) if chosen is None else chosen.tolist()
+    rows, left_out = _worth_drawing(values)
     labels = reading.labels(reading.dims[0])
-    prefix = "" if reading.dims[0].startswith("block") else f"{reading.dims[0]} "
+    prefix = "" if "block" in reading.dims[0] else f"{reading.dims[0]} "
     shown = [short(f"{prefix}{labels[row]}", 30) for row in rows]
     scale = Scale.of(values, zero=True)
-    left, right, pitch, top = 12 + 6.1 * max(map(len, shown), default=1), 74.0, 17.0, 8.0
+    left, right, top = 12 + 6.1 * max(map(len, shown), default=1), 74.0, 8.0
+    pitch = 17.0 if len(rows) <= 16 else 13.5
     span = max(WIDTH - left - right, 120.0)
     bottom = top + pitch * len(rows)
     parts = [_x_axis(scale, left, span, top, bottom)]
@@ -61,11 +60,26 @@ def dots(drawing: Drawing) -> Figure:
             parts.append(element("circle", cx=x, cy=y, r=4.0 if suspect else 3.2, class_="dot" + suspect))
         parts.append(words(typeset(value), WIDTH - 4, y + 3.5, anchor="end", class_="t num"))
     box = hit(drawing, left, top, span, pitch, 1, list(rows), column_stride=0, row_stride=1)
-    left_out = "" if chosen is None else f"the {MOST_DOTS} largest of {len(values)}; "
-    bars = "; bars are two standard errors" if reading.stderr is not None else ""
+    bars = "bars are two standard errors" if reading.stderr is not None else ""
     height = bottom + 20
     svg = picture(WIDTH, height, "".join(parts), label=drawing.label, **box)
-    return Figure({"": svg}, f"{left_out}{scale.words}{bars}".strip("; "))
+    return Figure({"": svg}, "; ".join(filter(None, (left_out, scale.words, bars))))
+
+
+def _worth_drawing(values: Array) -> tuple[list[int], str]:
+    """The rows to draw, and what is left out: those that all stand at one value, or the smallest of many."""
+    present = values[~np.isnan(values)]
+    if len(values) > MOST_EQUAL and present.size:
+        common, counts = np.unique(present, return_counts=True)
+        usual = float(common[counts.argmax()])
+        odd = [row for row in range(len(values)) if values[row] != usual and not np.isnan(values[row])]
+        if counts.max() >= present.size / 2 and len(odd) <= MOST_DOTS:
+            return odd, f"the other {int(counts.max())} are {typeset(usual)}"
+    if len(values) <= MOST_DOTS:
+        return list(range(len(values))), ""
+    size = np.where(np.isnan(values), -1.0, np.abs(values))
+    rows = sorted(int(row) for row in np.argsort(-size, kind="stable")[:MOST_DOTS])
+    return rows, f"the {MOST_DOTS} largest of {len(values)}"
 
 
 FIGURES: dict[tuple[str, ...], Callable[[Drawing], Figure | None]] = {
@@ -85,7 +99,7 @@ def strip(reading: Reading, here: Sequence[float], *, expected: float | None = N
     if expected is not None and np.isfinite(expected):
         bounds.append(expected)
     bounds = [value for value in bounds if np.isfinite(value)]
-    if len(bounds) < 2:
+    if len(bounds) < 2 or min(bounds) == max(bounds):
         return ""
     scale = Scale.of(np.asarray(bounds))
     left, span, middle = 8.0, 264.0, 13.0

@@ -16,6 +16,9 @@ TOPICS = (
     ("loss", "Loss and function"), ("pattern", "Attention patterns and scores"), ("weights", "Weights"),
 )
 OTHER = "Other readings"
+TOPIC_ORDER = (
+    "Attention patterns and scores", "Loss and function", "Gradients and updates", "Curvature", "Weights",
+)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup, escape
 
 from attnscope.findings import Diagnosis, Finding, Severity
+from attnscope.formats.files import where
 from attnscope.formats.model_map import Cell, ModelMap, State, model_map
 from attnscope.formats.numbers import count
 from attnscope.pages.prose import inline, name
@@ -51,12 +52,12 @@ def _paragraph(finding: Finding) -> Markup:
     evidence = Markup("").join(Markup("<li>{}</li>").format(inline(item.statement)) for item in finding.evidence[:2])
     remedy = Markup("<p style='margin:.1em 0'>Try: {}</p>").format(inline(finding.remedies[0])) if finding.remedies \
         else Markup("")
-    where = Markup(" · <code>{}</code>").format(name(finding.source)) if finding.source else Markup("")
+    line = Markup(" · <code>{}</code>").format(name(where(finding.source))) if finding.source else Markup("")
     return Markup(
         '<div style="margin:.7em 0"><span style="color:{};font-weight:600">{}</span> {} · <code>{}</code>{}'
         '<br><b>{}</b><ul style="margin:.1em 0">{}</ul>{}</div>'
     ).format(
-        _STRONG[finding.severity], finding.severity.value, name(finding.code), name(finding.block_or_site), where,
+        _STRONG[finding.severity], finding.severity.value, name(finding.code), name(finding.block_or_site), line,
         inline(finding.summary), evidence, remedy,
     )
 

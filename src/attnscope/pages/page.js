@@ -40,7 +40,7 @@
     const said = [];
     for (let axis = reading.d.length - 1; axis >= 0; axis--) {
       const size = reading.l[axis].length, label = reading.l[axis][flat % size];
-      said.unshift(reading.d[axis].startsWith("block") ? String(label) : `${reading.d[axis]} ${label}`);
+      said.unshift(reading.d[axis].includes("block") ? String(label) : `${reading.d[axis]} ${label}`);
       flat = Math.floor(flat / size);
     }
     return said.join(", ");

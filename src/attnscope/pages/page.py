@@ -16,14 +16,15 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from attnscope.findings import Diagnosis, Severity
+from attnscope.formats.files import readable, where
 from attnscope.formats.model_map import State, home, model_map
 from attnscope.formats.numbers import count, typeset
 from attnscope.formats.tree import steps
 from attnscope.pages.cards import Places, checks, finding_cards
 from attnscope.pages.data import page_data, script_json
-from attnscope.pages.drawing import Drawing, Figure, summary
+from attnscope.pages.drawing import Drawing, Figure, everywhere, summary
 from attnscope.pages.figures import figure
-from attnscope.pages.lens_notes import OTHER, TOPICS, LensNote, lens_note
+from attnscope.pages.lens_notes import OTHER, TOPIC_ORDER, LensNote, lens_note
 from attnscope.pages.places import Index, grouped, touching
 from attnscope.pages.prose import inline, name, prose, shown
 from attnscope.readings import Reading
@@ -55,6 +56,7 @@ class Drawn:
     reading: Reading
     note: LensNote
     figure: Figure | None
+    everywhere: float | None
     summary: str
 
 
@@ -121,7 +123,10 @@ def environment() -> Environment:
     made = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown,
     )
-    made.filters.update(number=typeset, count=count, name=name, prose=prose, inline=inline, summary=summary)
+    made.filters.update(
+        number=typeset, count=count, name=name, readable=readable, where=where, prose=prose, inline=inline,
+        summary=summary,
+    )
     return made
 
 
@@ -215,7 +220,7 @@ def _drawn(diagnosis: Diagnosis, places: Places, detail: Detail) -> list[Drawn]:
             size = sum(map(len, made.svg.values()))
             made = made if size <= left else None
             left -= size if made is not None else 0
-        drawn.append(Drawn(number, reading, lens_note(lens), made, summary(reading)))
+        drawn.append(Drawn(number, reading, lens_note(lens), made, everywhere(reading), summary(reading)))
     return drawn
 
 
@@ -235,7 +240,7 @@ def _colours_map(reading: Reading, found: Mapping[str, list[Index]]) -> bool:
 
 
 def _topics(drawn: list[Drawn]) -> list[tuple[str, list[Drawn]]]:
-    order = dict.fromkeys((*(topic for _, topic in reversed(TOPICS)), OTHER))
+    order = (*TOPIC_ORDER, OTHER)
     grouped = [(topic, [item for item in drawn if item.note.topic == topic]) for topic in order]
     return [(topic, items) for topic, items in grouped if items]
 
