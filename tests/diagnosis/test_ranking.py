@@ -167,6 +167,23 @@ class Needy(Rule):
         return [Suspect(kind="needy", place="model", evidence=FACT)]
 
 
+@dataclass(frozen=True)
+class Symptom(Mistake):
+    """Something follows."""
+
+    symptom: ClassVar[bool] = True
+
+
+def test_a_symptom_yields_to_an_exact_cause_only() -> None:
+    guess = Evidence("it seems so", "anatomy")
+    symptom = Weighed(Symptom(), Suspect(kind="symptom", place="data", evidence=(guess,)))
+    assert [item.kind for item in rank(EXAMINATION, [symptom, weighed("cause", "L0.mask")])] == ["cause"]
+    vague = Weighed(Mistake(), Suspect(kind="vague", place="L0.mask", evidence=(guess,)))
+    assert {item.kind for item in rank(EXAMINATION, [symptom, vague])} == {"symptom", "vague"}
+    proven = Weighed(Symptom(), Suspect(kind="symptom", place="data", evidence=FACT))
+    assert len(rank(EXAMINATION, [proven, weighed("cause", "L0.mask")])) == 2
+
+
 def test_a_broken_rule_is_skipped_with_its_reason() -> None:
     found, skipped = weigh(EXAMINATION, [Broken(), Mistake()])
     assert found == []

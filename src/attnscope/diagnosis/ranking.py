@@ -185,12 +185,18 @@ def _parent(items: Sequence[Weighed], index: int) -> int:
 
 
 def _explains(cause: Weighed, item: Weighed) -> bool:
-    """Whether one of the cause's effects names the other's place (and its kind, when the effect names one)."""
+    """Whether one of the cause's effects names the other's place (and its kind), or the other is a mere symptom."""
+    if item.rule.symptom and not cause.rule.symptom and _is_exact(cause) and not _is_exact(item):
+        return True
     for effect in cause.suspect.effects:
         kind, _, place = effect.rpartition("@")
         if (not kind or fnmatchcase(item.suspect.kind, kind)) and _covers(place, item.suspect.place):
             return True
     return False
+
+
+def _is_exact(item: Weighed) -> bool:
+    return any(fact.exact for fact in item.suspect.evidence)
 
 
 def _covers(pattern: str, place: str) -> bool:

@@ -55,6 +55,8 @@ class Rule(ABC):
         code: stable, such as `MSK101`.
         severity: of its findings, unless a suspect says otherwise.
         needs: lens names; the rule is asked when at least one of them has a reading (or when empty).
+        symptom: whether its evidence is statistical and follows from nearly any mistake: beside a suspect of
+            another kind that rests on an exact fact it is a consequence.
         alternatives: other causes that look alike.
         remedies: what to try, cheapest first.
     """
@@ -62,6 +64,7 @@ class Rule(ABC):
     code: ClassVar[str]
     severity: ClassVar[Severity] = Severity.ERROR
     needs: ClassVar[tuple[str, ...]] = ()
+    symptom: ClassVar[bool] = False
     alternatives: ClassVar[tuple[str, ...]] = ()
     remedies: ClassVar[tuple[str, ...]] = ()
 

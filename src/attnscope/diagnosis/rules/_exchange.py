@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from attnscope.diagnosis.rules import Examination
+from attnscope.diagnosis.rules import Examination, Severity
 
 CLEAR = 0.2  # an exchange must save this share of the loss to be believed
 LEAST = 0.1  # and this much of it: the loss of a model that has learnt its task is too small to tell
@@ -19,6 +19,11 @@ class Saving:
     second: str
     loss: float
     saved: float
+
+    @property
+    def severity(self) -> Severity:
+        """An exchange that halves the loss is an error; a smaller saving may have other reasons."""
+        return Severity.ERROR if 2 * self.saved >= self.loss else Severity.WARNING
 
 
 def savings(examination: Examination, kind: str) -> Iterator[Saving]:

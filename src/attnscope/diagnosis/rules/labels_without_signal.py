@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from attnscope.anatomy.blocks import ATTENTION_ROLES, Role
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
 from attnscope.diagnosis.rules._evidence import shown
 from attnscope.readings import Reading
@@ -25,8 +24,8 @@ class LabelsWithoutSignal(Rule):
 
     **Why it matters** Training runs, the loss moves a little, and nothing is learnt.
 
-    **Evidence required** All labels of the batches are equal or ignored; or the model has been trained (its
-    optimiser has taken at least 100 steps, or no part of it is at its initial weights), its loss is that of a
+    **Evidence required** All labels of the batches are equal or ignored; or the optimiser
+    has taken at least 100 steps, its loss is that of a
     guess, and shuffling the labels does not raise it.
 
     **When it is a false alarm** A hard task on which nothing has been learnt yet. Untrained models and fresh
@@ -39,12 +38,8 @@ class LabelsWithoutSignal(Rule):
 
     code: ClassVar[str] = "DAT702"
     severity: ClassVar[Severity] = Severity.WARNING
-    needs: ClassVar[tuple[str, ...]] = (
-        "label_signal",
-        "loss_at_start",
-        "initial_blocks",
-        "optimizer_coverage",
-    )
+    needs: ClassVar[tuple[str, ...]] = ("label_signal", "loss_at_start", "optimizer_coverage")
+    symptom: ClassVar[bool] = True
     alternatives: ClassVar[tuple[str, ...]] = (
         "the task is hard and nothing has been learnt yet",
         "the input does not reach the output",
@@ -109,18 +104,7 @@ def _shuffled(examination: Examination, reading: Reading) -> Suspect | None:
 
 
 def _is_trained(examination: Examination) -> bool:
-    """Whether the model has been trained, its classifier included."""
+    """Whether the optimiser has taken enough steps on this model."""
     coverage = examination.reading("optimizer_coverage")
     steps = coverage.facts.get("steps") if coverage is not None else None
-    if steps is not None:
-        return int(steps) >= _ENOUGH_STEPS
-    initial = examination.reading("initial_blocks")
-    if initial is None:
-        return False
-    names = set(initial.facts.get("initial", ()))
-    kept = [
-        block.name
-        for block in examination.anatomy.blocks
-        if block.role in (*ATTENTION_ROLES, Role.CLASSIFIER)
-    ]
-    return bool(kept) and not names & set(kept)
+    return steps is not None and int(steps) >= _ENOUGH_STEPS

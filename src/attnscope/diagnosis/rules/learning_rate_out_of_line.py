@@ -22,8 +22,9 @@ class LearningRateOutOfLine(Rule):
 
     **Why it matters** Too fast, the block runs away and drags the rest; too slow, it is as good as frozen.
 
-    **Evidence required** The ratio of the rates. Published schemes stay below: layer-wise decay moves
-    neighbours by about 1.5, a fresh head learns 10 times faster, LoRA+ 16 times.
+    **Evidence required** The ratio of the rates, to the neighbours and to the median block. Published schemes
+    stay below: layer-wise decay moves neighbours by about 1.5, a fresh head learns 10 times faster, LoRA+ 16
+    times.
 
     **When it is a false alarm** A layer that was added later and is to catch up.
 
@@ -53,9 +54,16 @@ class LearningRateOutOfLine(Rule):
                 continue
             others = _neighbours(anatomy, block, rates)
             ratios = [rates[block.name] / rates[other] for other in others]
-            if ratios and (min(ratios) > _APART or max(ratios) < 1 / _APART):
+            if ratios and _beyond(rates[block.name], ratios):
                 suspects.append(_suspect(examination, block, others[0], ratios[0]))
         return suspects
+
+
+def _beyond(beside_median: float, ratios: list[float]) -> bool:
+    """Whether a block is far from each of its neighbours, and they are not: the median tells which one is odd."""
+    faster = min(ratios) > _APART and beside_median > _APART
+    slower = max(ratios) < 1 / _APART and beside_median < 1 / _APART
+    return faster or slower
 
 
 def _neighbours(anatomy: Anatomy, block: Block, rates: dict[str, float]) -> list[str]:

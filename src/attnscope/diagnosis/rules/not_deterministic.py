@@ -80,6 +80,7 @@ class NotDeterministic(Rule):
                     "examples_mixed@model",
                     "future_leak@model",
                     "padding_attended@model",
+                    "cut_gradient@*",
                 ),
             )
         ]
@@ -122,5 +123,11 @@ def _noise(place: str, moved: float, what: str, step: dict[str, object]) -> Susp
         severity=Severity.ERROR,
         source=source_from(step.get("source"), step.get("text")),
         summary=f"The model is random in eval mode: {what} moves its output by {shown(moved)} from seed to seed.",
-        effects=("altered_gradient@*", "wrong_cache_position@*", "not_deterministic@model"),
+        effects=(
+            "altered_gradient@*",
+            "wrong_cache_position@*",
+            "not_deterministic@model",
+            "cut_gradient@*",
+            "unused_parameter@*",
+        ),
     )

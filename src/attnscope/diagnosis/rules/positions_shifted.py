@@ -37,6 +37,7 @@ class PositionsShifted(Rule):
     code: ClassVar[str] = "POS403"
     severity: ClassVar[Severity] = Severity.WARNING
     needs: ClassVar[tuple[str, ...]] = ("position_shift",)
+    symptom: ClassVar[bool] = True
     alternatives: ClassVar[tuple[str, ...]] = ("the batch is padded on the other side than in training",)
     remedies: ClassVar[tuple[str, ...]] = (
         "count positions as in training: from zero, or after the padding offset",

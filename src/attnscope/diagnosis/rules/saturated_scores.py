@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from attnscope.anatomy.blocks import Attention
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
 from attnscope.diagnosis.rules._evidence import by_layer, first_source, layer_fact, shown
 from attnscope.diagnosis.rules._healthy import healthy
-from attnscope.readings import Reading
 
 PUBLISHED = 100.0  # QK-Clip's bound on a head's largest score (Kimi K2, arXiv:2507.20534)
 _ONE_HOT = 0.5  # this share of rows picks one key
@@ -27,10 +24,11 @@ class SaturatedScores(Rule):
     **Why it matters** Entropy collapse precedes loss spikes and divergence (Zhai et al. 2023); the layer is
     stuck with whatever it attends to by accident.
 
-    **Evidence required** In most heads of the layer the scores of a row spread wider than the published bound
-    of 100 and than any healthy model that was measured, and most rows put all their weight on one key.
+    **Evidence required** The scores of a row of some head spread wider than the published bound
+    of 100 and than any healthy model that was measured, and most of its rows put all their weight on one key.
 
-    **When it is a false alarm** Single sharp heads and attention sinks are normal and not reported.
+    **When it is a false alarm** Sharp heads and attention sinks within those bounds are normal and not
+    reported.
 
     **How to confirm** The gradient of the layer's queries and keys is orders of magnitude below its values'.
 
@@ -52,62 +50,71 @@ class SaturatedScores(Rule):
     )
 
     def weigh(self, examination: Examination) -> list[Suspect]:
-        """One suspect per layer that is saturated."""
+        """One suspect per layer with saturated heads."""
         reading = examination.reading("largest_score")
+        bound = max(PUBLISHED, healthy("widest_row").highest)
         suspects = []
         for attention in examination.anatomy.attentions:
-            widest = _heads(reading, "widest_row", attention.layer)
-            one_hot = _heads(reading, "saturated_share", attention.layer)
-            if widest.size == 0 or one_hot.size == 0:
-                continue
-            bound = max(PUBLISHED, healthy("widest_row").highest)
-            if float(np.median(widest)) > bound and float(np.median(one_hot)) > _ONE_HOT:
-                suspects.append(_suspect(examination, attention, widest, one_hot, bound))
+            widest = layer_fact(reading, "widest_row", attention.layer) or []
+            one_hot = layer_fact(reading, "saturated_share", attention.layer) or []
+            heads = [
+                head
+                for head, (spread, share) in enumerate(zip(widest, one_hot, strict=True))
+                if spread is not None and share is not None and spread > bound and share > _ONE_HOT
+            ]
+            if heads:
+                worst = max(heads, key=lambda head: float(widest[head]))
+                numbers = float(widest[worst]), float(one_hot[worst])
+                suspects.append(_suspect(examination, attention, heads, worst, *numbers, bound))
         return suspects
-
-
-def _heads(reading: Reading | None, name: str, layer: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    values = [value for value in layer_fact(reading, name, layer) or () if value is not None]
-    return np.asarray(values, dtype=np.float64)
 
 
 def _suspect(
     examination: Examination,
     attention: Attention,
-    widest: np.ndarray[tuple[int], np.dtype[np.float64]],
-    one_hot: np.ndarray[tuple[int], np.dtype[np.float64]],
+    heads: list[int],
+    worst: int,
+    widest: float,
+    one_hot: float,
     bound: float,
 ) -> Suspect:
     layer = f"L{attention.layer}"
-    median, share = float(np.median(widest)), float(np.median(one_hot))
+    most = 2 * len(heads) >= attention.n_heads
     evidence = [
         Evidence(
-            f"scores of one row of {layer} spread over {shown(median)} nats in the median head",
+            f"scores of one row of head {worst} spread over {shown(widest)} nats",
             "largest_score",
-            median,
+            widest,
             bound,
         ),
         Evidence(
-            f"{shown(100 * share)} % of its rows put all their weight on one key",
+            f"{shown(100 * one_hot)} % of its rows put all their weight on one key",
             "largest_score",
-            share,
+            one_hot,
             _ONE_HOT,
+        ),
+        Evidence(
+            f"{len(heads)} of the {attention.n_heads} heads of {layer} are so",
+            "largest_score",
+            float(len(heads)),
+            0.0,
         ),
     ]
     entropy = by_layer(examination.reading("attention_entropy")).get(attention.layer)
-    if entropy is not None:
-        mean = float(entropy.mean())
+    if entropy is not None and worst < entropy.size:
+        mean = float(entropy[worst])
         evidence.append(
             Evidence(f"its entropy is {shown(mean)} of the largest possible", "attention_entropy", mean)
         )
+    who = f"{layer} saturates" if most else f"Head {worst} of {layer} saturates"
     return Suspect(
         kind="saturated_scores",
-        place=attention.site("scores"),
+        place=attention.site("scores") if most else f"{layer}H{worst}.Q",
         evidence=tuple(evidence),
-        confidence=0.85,
+        confidence=0.85 if most else 0.75,
         source=first_source(attention.score_step, attention.softmax),
-        score=median,
-        summary=f"The scores of {layer} saturate its softmax: they spread over {shown(median)} nats, and "
-        f"{shown(100 * share)} % of the rows look at one key only.",
+        score=widest,
+        summary=f"{who} its softmax: scores of one row spread over {shown(widest)} nats, and {shown(100 * one_hot)} % "
+        "of its rows look at one key only.",
         effects=(f"half_precision_overflow@{layer}.*",),
     )

@@ -32,6 +32,7 @@ class SwappedLayers(Rule):
 
     code: ClassVar[str] = "PRJ308"
     needs: ClassVar[tuple[str, ...]] = ("exchanged_blocks",)
+    symptom: ClassVar[bool] = True
     alternatives: ClassVar[tuple[str, ...]] = ("the weights of one of the layers were not loaded at all",)
     remedies: ClassVar[tuple[str, ...]] = (
         "sort the layers of the checkpoint by number, not as text",
@@ -60,6 +61,7 @@ class SwappedLayers(Rule):
                 summary=f"{saving.first} and {saving.second} are in the wrong order: exchanged, they lower the loss "
                 f"by {shown(saving.saved)}.",
                 effects=(saving.second, *(f"swapped_*@{name}.*" for name in (saving.first, saving.second))),
+                severity=saving.severity,
                 score=saving.saved,
             )
         ]

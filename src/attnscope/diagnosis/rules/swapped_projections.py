@@ -31,6 +31,7 @@ class SwappedProjections(Rule):
 
     code: ClassVar[str] = "PRJ307"
     needs: ClassVar[tuple[str, ...]] = ("exchanged_blocks",)
+    symptom: ClassVar[bool] = True
     alternatives: ClassVar[tuple[str, ...]] = ("the weights of this layer were not loaded at all",)
     remedies: ClassVar[tuple[str, ...]] = (
         "exchange the two in the mapping of names that loads the weights",
@@ -65,6 +66,7 @@ class SwappedProjections(Rule):
                     summary=f"{saving.first} and {saving.second} are exchanged: put in each other's place they "
                     f"lower the loss by {shown(saving.saved)}.",
                     effects=(saving.second, f"swapped_query_key@{layer}.*"),
+                    severity=saving.severity,
                     score=saving.saved,
                 )
             )

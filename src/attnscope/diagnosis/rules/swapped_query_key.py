@@ -32,6 +32,7 @@ class SwappedQueryKey(Rule):
 
     code: ClassVar[str] = "PRJ305"
     needs: ClassVar[tuple[str, ...]] = ("exchanged_blocks",)
+    symptom: ClassVar[bool] = True
     alternatives: ClassVar[tuple[str, ...]] = (
         "the scores are transposed, or the softmax runs over the queries",
     )
@@ -59,6 +60,7 @@ class SwappedQueryKey(Rule):
                 summary=f"Queries and keys are exchanged: with {saving.first} and {saving.second} in each other's "
                 f"place the loss falls by {shown(saving.saved)}.",
                 effects=(saving.second, f"swapped_projections@{saving.first.partition('.')[0]}.*"),
+                severity=saving.severity,
                 score=saving.saved,
             )
             for saving in savings(examination, "roles")

@@ -10,6 +10,7 @@ from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Sus
 from attnscope.diagnosis.rules._evidence import all_initial, by_layer, first_source, peers_of, shown
 
 _FLAT = 1e-3  # mean distance to uniform under which a head is an average and nothing else
+_TINY = 0.1  # a factor this far below 1/d_head is no scale that somebody chose
 _LEARNT = 0.05  # a head that is this far from uniform has learnt to look somewhere
 
 
@@ -67,7 +68,7 @@ class UniformAttention(Rule):
             elif flat:
                 suspects += [_one_head(attention, head) for head in flat]
             elif float(heads.max()) < _FLAT:
-                why = _never_learnt(examination, attention)
+                why = _never_learnt(examination, attention) or _multiplied_away(attention)
                 learnt = [
                     other.layer
                     for other in peers_of(examination.anatomy, attention)
@@ -92,6 +93,14 @@ def _never_learnt(examination: Examination, attention: Attention) -> str:
     if all_initial(examination, sides) and not initial & set(rest):
         return "its queries and keys still have their initial weights while its values are trained"
     return ""
+
+
+def _multiplied_away(attention: Attention) -> str:
+    """Whether the scores are multiplied by a number far below 1/d_head, the smallest scale in use."""
+    if attention.scale is None or attention.expected_scale is None:
+        return ""
+    tiny = abs(attention.scale) < _TINY * attention.expected_scale**2
+    return f"its scores are multiplied by {shown(attention.scale)}" if tiny else ""
 
 
 def _exactly(attention: Attention) -> Suspect:
@@ -144,6 +153,6 @@ def _nearly(attention: Attention, distance: float, why: str) -> Suspect:
         ),
         confidence=0.6,
         severity=Severity.WARNING,
-        source=first_source(attention.score_step),
+        source=first_source(attention.scale_step, attention.score_step),
         summary=f"{layer} weighs all keys alike (within {shown(distance)}), and {why}.",
     )

@@ -18,6 +18,7 @@ _SATURATING = (
     4.0  # nats^2: with this variance half of the keys of a Gaussian row keep a tenth of their weight
 )
 _ODD_ONE_OUT = 0.95
+_TINY = 0.1  # a factor this far below 1/d_head is no scale that somebody chose
 _USABLE = (0.01, 30.0)  # nats^2: trained heads of healthy models
 _FLAT = 1e-3  # nats^2: no key gets five per cent more weight than another
 
@@ -91,8 +92,8 @@ def _suspect(examination: Examination, attention: Attention, scale: float, expec
     variance = by_layer(examination.reading("score_variance")).get(attention.layer)
     name, weight = _reason(examination, attention, scale, variance)
     harm = _harm(scale / expected, variance)
-    if weight == 0 and not harm:
-        return None
+    if weight == 0 and (not harm or scale < _TINY * expected**2):
+        return None  # a choice that does no harm; or no scale at all but what makes the attention uniform
     evidence = [
         Evidence(f"{layer} multiplies its scores by {shown(scale)}", "anatomy", scale, expected, True)
     ]
