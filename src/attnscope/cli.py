@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -147,7 +148,7 @@ def check(
     if update_baseline and baseline is not None:
         _write_baseline(baseline, diagnosis)
         known = {finding.fingerprint for finding in diagnosis.findings}
-    diagnosis = diagnosis.without(known)
+    diagnosis = diagnosis.without(known).made_by(shlex.join(["attnscope", *sys.argv[1:]]))
     _print(diagnosis, format)
     if save is not None:
         _say(f"diagnosis written to {diagnosis.save(save)}")

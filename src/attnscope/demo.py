@@ -59,6 +59,7 @@ class Demo:
             self._list()
             return True
         planted = self._fault()
+        self.fault = planted.name
         started = time.perf_counter()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.console.print(f"[bold]attnscope demo[/]: {_DESCRIPTIONS[self.model]}, {self.steps} steps of each copy.")
@@ -118,6 +119,8 @@ class Demo:
         small = replace(case, batches=list(case.batches)[:3])
         with self._bar(f"examining the {name} copy") as progress:
             diagnosis = diagnose(small, progress=progress)
+        again = f"--fault {self.fault} --model {self.model} --steps {self.steps} --seed {self.seed}"
+        diagnosis = diagnosis.made_by(f"attnscope demo {again}")
         report(diagnosis, self.folder / f"{name}.html")
         diagnosis.save(self.folder / f"{name}.json")
         colour = "red" if diagnosis.at_least(Severity.WARNING) else "green"

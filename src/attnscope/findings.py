@@ -173,6 +173,10 @@ class Diagnosis:
         kept = tuple(finding for finding in self.findings if finding.fingerprint not in fingerprints)
         return replace(self, findings=kept)
 
+    def made_by(self, command: str) -> Diagnosis:
+        """The same diagnosis, with the command that makes it again."""
+        return replace(self, environment={**self.environment, "command": command})
+
     def verdict(self) -> str:
         """One sentence."""
         serious = self.at_least(Severity.WARNING)
