@@ -213,6 +213,7 @@ class Attention:
         causal_source: why the attention is taken to be causal, or "" when it is not.
         head_layout: `ok`, or what is wrong (`positions mixed`: heads were split or merged without the
             transpose; `examples mixed`: one score matrix spans several examples).
+        layout_step: the operation that splits (or merges) heads, when they are mixed with positions.
         n_queries, n_keys, batch_size: sizes on the traced batch.
         unresolved: what could not be found, in plain words.
     """
@@ -246,6 +247,7 @@ class Attention:
     norm_place: str = "none"
     causal_source: str = ""
     head_layout: str = "ok"
+    layout_step: Step | None = None
     n_queries: int = 0
     n_keys: int = 0
     batch_size: int = 0
@@ -403,8 +405,8 @@ def _step(kind: type[Step], data: Mapping[str, Any] | None) -> Any:
 
 def _attention(data: Mapping[str, Any]) -> Attention:
     values = dict(data)
-    for name in ("scale_step", "score_step", "value_step", "residual_step"):
-        values[name] = _step(Step, values[name])
+    for name in ("scale_step", "score_step", "value_step", "residual_step", "layout_step"):
+        values[name] = _step(Step, values.get(name))
     for name in ("scale", "expected_scale"):
         values[name] = maybe_float(values[name])
     values["form"], values["kind"] = Form(values["form"]), Kind(values["kind"])

@@ -23,6 +23,9 @@ from attnscope.anatomy.surroundings import Surroundings
 from attnscope.anatomy.vocabulary import SOFTMAX
 
 
+_VIEWS = {"view", "_unsafe_view", "reshape", "unflatten", "flatten"}
+
+
 def step_of(operation: Operation | None) -> Step | None:
     """An operation as plain data."""
     return None if operation is None else Step(operation.name, operation.source, operation.index)
@@ -64,6 +67,7 @@ def describe(
         residual=beside.residual is not None, residual_step=step_of(beside.residual),
         norm_place=beside.norm_place, causal_source=_causal(dissected),
         head_layout=dissected.axes.mixed if dissected.axes.mixed != "ok" else beside.merged,
+        layout_step=step_of(_layout_operation(dissected, beside, dissection)),
         n_queries=n_query, n_keys=n_key, batch_size=n_batch,
     )
     if dot:
@@ -234,6 +238,19 @@ def _causal(dissected: Dissected) -> str:
         if mask.step.causal:
             return "the mask seen on this batch forbids exactly the future"
     return ""
+
+
+def _layout_operation(dissected: Dissected, beside: Surroundings, dissection: Dissection) -> Operation | None:
+    """The view that mixes heads with positions: the first one on the way from a projection, or to the next one."""
+    if dissected.axes.mixed == "positions mixed":
+        for side in (dissected.query, dissected.key):
+            found = [item for item in reversed(side.path.operations) if item.name in _VIEWS] if side else []
+            if found:
+                return found[0]
+    if beside.merged == "positions mixed" and beside.output is not None and dissected.found.value_product is not None:
+        start, stop = dissected.found.value_product.operation.index, beside.output.operation.index
+        return next((item for item in dissection.record.operations[start + 1 : stop] if item.name in _VIEWS), None)
+    return None
 
 
 def _scale_note(attention: Attention, dissected: Dissected) -> str:

@@ -15,13 +15,13 @@ from attnscope.anatomy.contraction import Contraction, contraction_of
 from attnscope.anatomy.examples import ExampleAxes
 from attnscope.anatomy.find import Finder, Found
 from attnscope.anatomy.layout import Layouts
-from attnscope.anatomy.masks import Mask, described, masks_of
+from attnscope.anatomy.masks import Mask, described, forbidden_by, masks_of
 from attnscope.anatomy.network_axes import network_axes
 from attnscope.anatomy.paths import Path, bare, main_operand, path_back, projection_sides
 from attnscope.anatomy.record import Operation, Record, Value
 from attnscope.anatomy.rows import Provenance
 from attnscope.anatomy.scaling import Factor, factors_before, factors_on, fused_in_product, product_of
-from attnscope.anatomy.vocabulary import CAST, JOIN, LAYOUT
+from attnscope.anatomy.vocabulary import CAST, DROPOUT, JOIN, LAYOUT, NORM
 from attnscope.anatomy.weighing import Weighing, weighing_of
 
 
@@ -183,8 +183,9 @@ def _fused_masks(operation: Operation, scores: Value, axes: ScoreAxes, layouts: 
     if isinstance(given, Value):
         tensor = given.tensor
         boolean = tensor.dtype is torch.bool
-        allowed = tensor if boolean else tensor > -1e3
-        fill = -math.inf if boolean else float(tensor.min()) if bool((~allowed).any()) else None
+        forbidden = ~tensor if boolean else forbidden_by(tensor, learned=bool(given.params))
+        allowed = torch.ones(tensor.shape, dtype=torch.bool) if forbidden is None else ~forbidden
+        fill = -math.inf if boolean else None if forbidden is None else float(tensor.min())
         masks.append(described(
             operation, "sdpa_bool" if boolean else "sdpa_float", "before_softmax", given, canonical(allowed), fill,
             None, layouts,
@@ -307,9 +308,26 @@ def _kind(dissected: Dissected) -> Kind:
     hidden_query, hidden_key = hidden_of(dissected.query), hidden_of(dissected.key)
     if not dissected.query.operand.inputs:
         return Kind.LEARNED_QUERY
-    if bare(hidden_query) is bare(hidden_key) or bare(hidden_query).tensor is bare(hidden_key).tensor:
-        return Kind.SELF
-    return Kind.CROSS
+    return Kind.SELF if _roots(hidden_query) & _roots(hidden_key) else Kind.CROSS
+
+
+def _roots(value: Value) -> set[int]:
+    """A hidden tensor and what it was made from through norms and one linear map (a low-rank bottleneck)."""
+    found, projections = {id(bare(value).tensor)}, 0
+    while value.producer is not None and value.output == 0:
+        sides = projection_sides(value.producer)
+        if sides is not None:
+            projections += 1
+            following: Value | None = sides[0]
+        elif value.producer.name in LAYOUT | CAST | NORM | DROPOUT | {"mul"}:
+            following = main_operand(value.producer, value)
+        else:
+            following = None
+        if following is None or projections > 1:
+            break
+        value = following
+        found.add(id(bare(value).tensor))
+    return found
 
 
 def hidden_of(side: Side) -> Value:

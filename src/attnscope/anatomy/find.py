@@ -178,6 +178,10 @@ class Finder:
         )
         if normaliser.name == "exp" and not _by_hand(attention):
             return None
+        assert attention.normaliser_input is not None
+        shift = attention.normaliser_input.producer
+        if shift is not None and shift.name == "sub" and is_statistic(shift.inputs[1]):
+            attention.normaliser_input = shift.inputs[0]  # softmax does not notice what it is shifted by
         inner = self._flow.normaliser.get(normaliser.inputs[0].number)
         if inner is not None and inner.name != "exp":
             attention.applications, attention.normaliser_input = 2, inner.inputs[0]
@@ -197,7 +201,7 @@ class Finder:
         if product is None or product.operation is contraction.operation:
             return None
         output, path = self._back_to(pattern, product.operation)
-        if output is None or not self._scores_positions(product):
+        if output is None or not self._scores_positions(product) or any(map(_data_gate, path)):
             return None
         normaliser = next((item for item in reversed(path) if item.name in ("sigmoid", "relu", "div")), None)
         if normaliser is None:
@@ -281,8 +285,33 @@ class Finder:
         return None, []
 
 
+def _data_gate(operation: Operation) -> bool:
+    """Whether a multiplication brings other data into the pattern: the decay of a state space model."""
+    full = [item for item in operation.inputs if item.params and item.inputs and item.numel == operation.out.numel]
+    return operation.name in ("mul", "multiply") and len(full) > 1
+
+
+def _source(value: Value) -> Operation | None:
+    while value.producer is not None and value.producer.name in LAYOUT | CAST:
+        value = value.producer.inputs[0]
+    return value.producer
+
+
+def _source_name(value: Value) -> str:
+    source = _source(value)
+    return source.name if source is not None else ""
+
+
 def _by_hand(attention: Found) -> bool:
     """Turns `exp(x - max) / sum` into one softmax: its input is x, its output the quotient."""
+    exponential = attention.normaliser
+    assert exponential is not None
+    shifted = exponential.inputs[0].producer
+    if shifted is not None and shifted.name == "sub" and _source_name(shifted.inputs[1]) in (
+        "logsumexp", "log_softmax"
+    ):
+        attention.normaliser_input, attention.hand_sum = shifted.inputs[0], _source(shifted.inputs[1])
+        return True
     for place, operation in enumerate(attention.pattern_path):
         if operation.name not in ("div", "divide", "true_divide") or len(operation.inputs) != 2:
             continue
@@ -294,7 +323,6 @@ def _by_hand(attention: Found) -> bool:
         attention.hand_sum = total.producer
         attention.normaliser, attention.normaliser_output = operation, operation.out
         attention.pattern_path = attention.pattern_path[place + 1:]
-        shifted = attention.normaliser_input.producer if attention.normaliser_input is not None else None
         if shifted is not None and shifted.name == "sub" and is_statistic(shifted.inputs[1]):
             attention.normaliser_input = shifted.inputs[0]
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,8 @@ from attnscope.anatomy.find import Found
 from attnscope.anatomy.layout import Layouts
 from attnscope.anatomy.record import Operation, Value
 
-# An addition at or below this is a prohibition, not a bias: the smallest in use is -1e3, and biases are far smaller.
-FORBIDDING = -1e3
+# No bias that a model learns reaches below this; masks in use start at -100 (shifted windows).
+FORBIDDING = -50.0
 
 
 @dataclass(eq=False)
@@ -118,11 +119,38 @@ def _added(
 ) -> tuple[str, Value | None, Tensor | None, float | None] | None:
     if not tensor.is_floating_point():
         return None
-    forbidden = tensor <= FORBIDDING
-    if bool(forbidden.any()):
+    forbidden = forbidden_by(tensor, learned=bool(other.params))
+    if forbidden is not None:
         return "add", other, forbidden, float(tensor.min())
+    forbidden = torch.zeros(tensor.shape, dtype=torch.bool)
     if other.inputs and not other.params and bool((tensor == 0).all()) and tensor.numel() > 1:
         return "add", other, forbidden, None
+    return None
+
+
+def forbidden_by(tensor: Tensor, *, learned: bool) -> Tensor | None:
+    """Which elements of an added tensor forbid; None when it is a bias only.
+
+    A prohibition stands apart from the other values: half its own size at least. A bias by distance
+    (ALiBi) runs through to its least value. A constant of two values, one of them zero, is a mask however
+    small the other is.
+    """
+    values = tensor.float()
+    low = values <= FORBIDDING
+    if bool(low.any()):
+        rest = values[~low]
+        least = float(values[low].max())
+        if rest.numel() == 0 or math.isinf(least) or float(rest.min()) - least >= 0.5 * abs(least):
+            return low
+        if bool(torch.isneginf(values).any()):
+            return torch.isneginf(values)
+        deep = values <= -1e8  # a mask and a bias by distance in one
+        return deep if bool(deep.any()) else None
+    if learned or tensor.numel() < 2:
+        return None
+    high, small = float(values.max()), float(values.min())
+    if high == 0.0 and small < 0.0 and bool(((values == 0.0) | (values == small)).all()):
+        return values == small
     return None
 
 

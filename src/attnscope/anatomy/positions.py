@@ -7,8 +7,9 @@ import torch
 from attnscope.anatomy.axes import Side
 from attnscope.anatomy.dissect import Dissected, Dissection, hidden_of
 from attnscope.anatomy.paths import is_statistic, is_weight, projection_sides
-from attnscope.anatomy.position_tensors import is_position_tensor
+from attnscope.anatomy.position_tensors import is_position_tensor, runs_along_positions
 from attnscope.anatomy.record import Operation, Value
+from attnscope.anatomy.rows import Provenance
 from attnscope.anatomy.vocabulary import CAST, DROPOUT, JOIN, LAYOUT
 
 
@@ -23,7 +24,7 @@ def positions_of(dissected: Dissected, dissection: Dissection) -> tuple[tuple[st
         found.append("rotary")
     if has_relative_bias(dissected, dissection):
         found.append("relative bias")
-    if has_absolute(dissected, _inside_attention(dissection)):
+    if has_absolute(dissected, dissection):
         found.append("absolute")
     return tuple(found) or ("none",), sides
 
@@ -69,7 +70,9 @@ def has_relative_bias(dissected: Dissected, dissection: Dissection) -> bool:
     fused = dissected.found.fused
     if fused is not None:
         for mask in dissected.masks:
-            if mask.source is not None and mask.source.tensor.is_floating_point() and _is_bias(mask.source):
+            if mask.source is not None and mask.source.tensor.is_floating_point() and (
+                mask.source.params or _is_bias(mask.source)
+            ):
                 return True
         return False
     product = dissected.found.product
@@ -128,13 +131,14 @@ def _additions_after(context: Value) -> set[int]:
     return found
 
 
-def has_absolute(dissected: Dissected, inside: set[int]) -> bool:
+def has_absolute(dissected: Dissected, dissection: Dissection) -> bool:
     """Whether a position embedding was added anywhere upstream of the queries or keys."""
+    inside = _inside_attention(dissection)
     sides = [side for side in (dissected.query, dissected.key, dissected.scorer_hidden) if side is not None]
-    return any(adds_positions(hidden_of(side), inside) for side in sides)
+    return any(adds_positions(hidden_of(side), inside, dissection.provenance) for side in sides)
 
 
-def adds_positions(value: Value, inside: set[int]) -> bool:
+def adds_positions(value: Value, inside: set[int], provenance: Provenance) -> bool:
     """Whether an addition upstream of a value brings in a tensor that depends on the position alone."""
     waiting, seen = [value], set()
     while waiting:
@@ -146,14 +150,17 @@ def adds_positions(value: Value, inside: set[int]) -> bool:
         if id(operation) in inside:
             waiting.extend(operation.inputs)
             continue
-        if operation.name == "add" and _brings_positions(operation):
+        if operation.name == "add" and _brings_positions(operation, provenance):
             return True
         waiting.extend(operation.inputs)
     return False
 
 
-def _brings_positions(operation: Operation) -> bool:
-    return any(
-        is_position_tensor(item) for item in operation.inputs
-        if item.numel > 1 and any(other is not item and other.inputs for other in operation.inputs)
-    )
+def _brings_positions(operation: Operation, provenance: Provenance) -> bool:
+    for item in operation.inputs:
+        others = [other for other in operation.inputs if other is not item and other.inputs]
+        if item.numel > 1 and others and is_position_tensor(item) and runs_along_positions(
+            item, others[0], provenance
+        ):
+            return True
+    return False

@@ -87,7 +87,8 @@ def projection_of(path: Path, layouts: Layouts) -> Projection | None:
             if mapped is not None:
                 found.biases.append(mapped)
         elif item.inputs and item.params:
-            found.adapters += _parameters_between(item, data)
+            own = {parameter_behind(value) for value in operation.inputs if is_weight(value)}
+            found.adapters += [value for value in _parameters_between(item, data) if value not in own]
     return found
 
 

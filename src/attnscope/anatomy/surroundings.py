@@ -27,6 +27,7 @@ class Surroundings:
         norms: norm operations beside it; `norm_place` is `pre`, `post` or `none`.
         dropout: dropouts on scores, pattern and output.
         merged: `ok`, or `positions mixed` when heads were merged without the transpose.
+        inner_norm: a norm between the output and the residual addition.
     """
 
     output: Projection | None = None
@@ -37,6 +38,7 @@ class Surroundings:
     norm_place: str = "none"
     dropout: list[DropoutStep] = field(default_factory=list)
     merged: str = "ok"
+    inner_norm: Operation | None = None
 
 
 class NormModules:
@@ -230,6 +232,7 @@ def _residual(found: Surroundings, dissected: Dissected, value: Value, norms: No
     """The addition of the attention's output to what it came from, and the norms on either side."""
     origins = _origins(dissected, norms)
     waiting, seen = [value], {value.number}
+    n_added = 0
     while waiting and found.residual is None:
         current = waiting.pop(0)
         for operation in current.consumers:
@@ -242,9 +245,13 @@ def _residual(found: Surroundings, dissected: Dissected, value: Value, norms: No
                     depth = origins.get(id(others[0].tensor), origins.get(id(bare(others[0]).tensor), 0))
                     _norms(found, dissected, operation, depth, norms)
                     break
-                continue
-            passes = operation.name in LAYOUT | CAST | DROPOUT | BINARY | {"written"} or norms.is_norm(operation)
-            if passes and (operation.name not in BINARY or not any(item.inputs for item in others)):
+            parallel = operation.name == "add" and n_added < 3  # an mlp beside the attention (GPT-J)
+            passes = operation.name in LAYOUT | CAST | DROPOUT | {"written"} or norms.is_norm(operation) or parallel
+            passes = passes or (operation.name in BINARY and not any(item.inputs for item in others))
+            n_added += parallel
+            if norms.is_norm(operation) and found.inner_norm is None and not parallel:
+                found.inner_norm = operation
+            if passes:
                 for item in operation.outputs:
                     if item.number not in seen:
                         seen.add(item.number)
@@ -259,7 +266,10 @@ def _norms(
     side = dissected.query or dissected.scorer_hidden
     before = bare(hidden_of(side)).producer if side is not None else None
     made = residual.out if residual is not None else found.output_value
-    after = next((item for item in _consumers(made) if norms.is_norm(item)), None) if made is not None else None
+    readers = _consumers(made) if made is not None else []
+    after = readers[0] if readers and all(norms.is_norm(item) for item in readers) else None
+    if after is None and residual is not None and found.inner_norm is not None and not depth:
+        after = found.inner_norm
     if depth and before is not None and norms.is_norm(before):
         found.norms, found.norm_place = [before], "pre"
     elif residual is None and norms.is_norm(before):
