@@ -71,7 +71,7 @@ class ExamplesMixed(Rule):
                         "examples_mixed@model",
                         "future_leak@*",
                         "padding_attended@*",
-                        "positions_missing@*",
+                        "positions_*@*",
                         "wrong_cache_position@*",
                     ),
                 )
