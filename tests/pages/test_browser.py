@@ -245,6 +245,7 @@ def test_tables_hold_every_number(visit: Any) -> None:
         details = page.locator(f"#r{number} details.table")
         if details.count():
             details.locator("summary").click()
+            details.locator("td").first.wait_for(state="attached")
             assert details.locator("td").count() == reading.values.size, reading.lens
     first = page.locator("#r0 td").first.inner_text()
     assert float(first) == pytest.approx(float(diagnosis.readings["attention_entropy"].values[0, 0]), rel=0.01)

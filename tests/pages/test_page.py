@@ -24,7 +24,7 @@ CASES = {
     "faulty": diagnoses.faulty, "healthy": diagnoses.healthy, "hostile": diagnoses.hostile,
     "no attention": diagnoses.without_attention, "deep": lambda: diagnoses.faulty(24, 16),
 }
-VOID = {"meta", "br", "input", "link", "img", "hr"}
+VOID = {"meta", "br", "wbr", "input", "link", "img", "hr"}
 
 
 class Reader(HTMLParser):
@@ -128,7 +128,7 @@ def test_the_page_says_all_that_the_finding_says() -> None:
         for words in finding.alternatives:
             assert words[:30] in text
     for expected in ("masked_fill(mask == 2", "What would prove it wrong", "not yet calibrated", "reviews/model.py",
-                     "no double backward", "no optimiser was given", "attnscope check reviews/model.py:make"):
+                     "no double backward", "No optimiser was given", "attnscope check reviews/model.py:make"):
         assert expected in text, expected
 
 

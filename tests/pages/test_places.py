@@ -14,7 +14,7 @@ from attnscope.pages.cards import checks, falsifiers, finding_cards
 from attnscope.pages.lens_notes import lens_note
 from attnscope.pages.notebook import as_html
 from attnscope.pages.places import by_place, entries, grouped, touching
-from attnscope.pages.prose import clipped, inline, name, prose
+from attnscope.pages.prose import clipped, inline, name, path, prose, sentence
 from attnscope.readings import Reading
 
 HEADS = Reading("entropy", np.arange(6.0).reshape(2, 3), ("layer", "head"), "nats")
@@ -107,6 +107,11 @@ def test_pictures_show_a_lens_once_and_name_what_they_mark() -> None:
 def test_prose_keeps_code_and_escapes_the_rest() -> None:
     assert inline("use `a<b` now") == "use <code>a&lt;b</code> now"
     assert prose("one\n\n- a\n- b") == "<p>one</p><ul><li>a</li><li>b</li></ul>"
+    assert sentence("check that it runs") == "Check that it runs"
+    assert sentence("torch.nn is here") == "torch.nn is here"
+    assert sentence("`mask` is here") == "<code>mask</code> is here"
+    assert sentence("") == ""
+    assert path("a/<b>/c.py") == '<bdi class="path">a/<wbr>&lt;b&gt;/<wbr>c.py</bdi>'
     assert name("<b>\u202e") == "<bdi>&lt;b&gt;\\u202e</bdi>"
     assert len(clipped("x" * 10_000)) < 500
 

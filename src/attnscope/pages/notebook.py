@@ -8,7 +8,7 @@ from attnscope.findings import Diagnosis, Finding, Severity
 from attnscope.formats.files import where
 from attnscope.formats.model_map import Cell, ModelMap, State, model_map
 from attnscope.formats.numbers import count
-from attnscope.pages.prose import inline, name
+from attnscope.pages.prose import inline, name, sentence
 from attnscope.pages.svg import element, picture, words
 
 # A notebook's output has no style sheet of ours: colours stand in the markup and suit light and dark grounds.
@@ -49,8 +49,8 @@ def as_html(diagnosis: Diagnosis) -> str:
 
 
 def _paragraph(finding: Finding) -> Markup:
-    evidence = Markup("").join(Markup("<li>{}</li>").format(inline(item.statement)) for item in finding.evidence[:2])
-    remedy = Markup("<p style='margin:.1em 0'>Try: {}</p>").format(inline(finding.remedies[0])) if finding.remedies \
+    evidence = Markup("").join(Markup("<li>{}</li>").format(sentence(item.statement)) for item in finding.evidence[:2])
+    remedy = Markup("<p style='margin:.1em 0'>Try: {}</p>").format(sentence(finding.remedies[0])) if finding.remedies \
         else Markup("")
     line = Markup(" · <code>{}</code>").format(name(where(finding.source))) if finding.source else Markup("")
     return Markup(

@@ -26,7 +26,7 @@ from attnscope.pages.drawing import Drawing, Figure, everywhere, summary
 from attnscope.pages.figures import figure
 from attnscope.pages.lens_notes import OTHER, TOPIC_ORDER, LensNote, lens_note
 from attnscope.pages.places import Index, grouped, touching
-from attnscope.pages.prose import inline, name, prose, shown
+from attnscope.pages.prose import inline, name, path, prose, sentence, shown
 from attnscope.readings import Reading
 from attnscope.whole_file import write_whole
 
@@ -125,7 +125,7 @@ def environment() -> Environment:
     )
     made.filters.update(
         number=typeset, count=count, name=name, readable=readable, where=where, prose=prose, inline=inline,
-        summary=summary,
+        summary=summary, path=path, sentence=sentence,
     )
     return made
 

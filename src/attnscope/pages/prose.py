@@ -30,6 +30,19 @@ def name(value: object) -> Markup:
     return Markup("<bdi>") + escape(clipped(printable(str(value)))) + Markup("</bdi>")
 
 
+def path(value: str) -> Markup:
+    """A file's path, which may break after its slashes."""
+    parts = [escape(part) for part in clipped(printable(value)).split("/")]
+    return Markup('<bdi class="path">') + Markup("/<wbr>").join(parts) + Markup("</bdi>")
+
+
+def sentence(text: str) -> Markup:
+    """One run of text that begins with a capital; a name or code at its beginning stays as it is."""
+    first = text.split(" ", 1)[0].rstrip(",.:;")
+    plain_word = first.isascii() and first.isalpha() and first.islower()
+    return inline(text[:1].upper() + text[1:] if plain_word else text)
+
+
 def prose(text: str) -> Markup:
     """A docstring's text: paragraphs, lists and `code`; everything else is escaped."""
     paragraphs = [_paragraph(part) for part in re.split(r"\n\s*\n", text.strip()) if part.strip()]
