@@ -19,7 +19,18 @@ from attnscope.probe import Probe
 from attnscope.readings import Reading
 
 PLACES = ("parameters", "batch", "forward", "output", "loss", "gradient")
-_MAKES_INFINITY = ("full", "fill", "masked_fill", "where", "scalar_tensor", "new_full", "tril", "triu", "log")
+_MAKES_INFINITY = (
+    "full",
+    "full_like",
+    "fill",
+    "masked_fill",
+    "where",
+    "scalar_tensor",
+    "new_full",
+    "tril",
+    "triu",
+    "log",
+)
 _UNINITIALISED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_", "set_")
 
 
