@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attnscope import catalogue
 from attnscope.anatomy.blocks import Anatomy, Block, ParameterSlice, Role
-from attnscope.lenses._preconditioner import step_rule
+from attnscope.curvature.cohen2022adaptive import steps_of
 from attnscope.probe import Probe
 
 WIDTH = 4
@@ -167,10 +167,10 @@ OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], float]] = {
     "sgd": (lambda parameters: torch.optim.SGD(parameters, lr=0.1), 2.0),
     "momentum": (lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9), 3.8),
     "nesterov": (lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True), 3.8 / 2.8),
-    "dampened": (lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, dampening=0.9), 3.8),
+    "dampened": (lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, dampening=0.9), 38.0),
+    "penalised": (lambda parameters: torch.optim.SGD(parameters, lr=0.1, weight_decay=0.3), 2.0),
     "adam": (lambda parameters: torch.optim.Adam(parameters, lr=1e-3), 38.0),
     "adamw": (lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, betas=(0.8, 0.99), amsgrad=True), 18.0),
-    "rmsprop": (lambda parameters: torch.optim.RMSprop(parameters, lr=1e-3, momentum=0.5), 3.0),
 }
 
 
@@ -196,8 +196,7 @@ def test_the_limit_of_a_step_rule_is_where_it_starts_to_diverge(name: str) -> No
         point = nn.Parameter(torch.ones(1, dtype=torch.float64))
         optimizer = OPTIMIZERS[name][0]([point])
         for group in optimizer.param_groups:
-            shrink = 1 - group.get("dampening", 0.0)
-            group.update(lr=share * limit / curvature / shrink, weight_decay=0.0)
+            group.update(lr=share * limit / curvature, weight_decay=0.0)
             group.update(eps=1.0) if "eps" in group else None
         sizes = []
         for _ in range(150):
@@ -214,14 +213,11 @@ def test_the_limit_of_a_step_rule_is_where_it_starts_to_diverge(name: str) -> No
 def test_the_preconditioned_eigenvalue_agrees_with_the_dense_one(name: str) -> None:
     probe = trained(name)
     assert probe.optimizer is not None
-    rule = step_rule(probe.model, probe.optimizer)
-    assert not isinstance(rule, str), rule
+    blocks = {block.name: block for block in probe.anatomy.blocks}
+    steps = [rate / OPTIMIZERS[name][1] for rate in steps_of(probe.optimizer, probe.model, blocks).rates.values()]
+    penalty = 0.3 if name == "penalised" else 0.0
     reading = lens("preconditioned_top_eigenvalue", max_steps=40).measure(probe)
-    true = dense(probe)
-    steps = [
-        (rule.steps[piece.parameter] / OPTIMIZERS[name][1]).flatten()
-        for block in probe.anatomy.blocks for piece in block.slices
-    ]
+    true = {key: part + penalty * np.eye(*part.shape) for key, part in dense(probe).items()}
     root = torch.cat(steps).sqrt().numpy()
     whole = np.linalg.eigvalsh(root[:, None] * true["all"] * root[None, :])[-1]
     assert reading.facts["model"] == pytest.approx(whole, rel=1e-2)
@@ -232,7 +228,7 @@ def test_the_preconditioned_eigenvalue_agrees_with_the_dense_one(name: str) -> N
         own = root[start : start + block.numel]
         start += block.numel
         top = np.linalg.eigvalsh(own[:, None] * true[f"{block.name} {block.name}"] * own[None, :])[-1]
-        assert reading.values[index] == pytest.approx(top, rel=1e-2, abs=1e-12)
+        assert reading.values[index] == pytest.approx(top, rel=3e-2, abs=1e-12)  # Lanczos stops at 1 %
 
 
 def test_an_optimiser_that_cannot_be_read_is_said_so() -> None:
@@ -240,7 +236,9 @@ def test_an_optimiser_that_cannot_be_read_is_said_so() -> None:
     fresh = made(model, torch.optim.Adam(model.parameters()))
     assert "no step" in lens("preconditioned_top_eigenvalue").measure(fresh).note
     other = made(model, torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1))
-    assert "no parameter of this model" in lens("preconditioned_top_eigenvalue").measure(other).note
+    assert "no block that the optimiser moves" in lens("preconditioned_top_eigenvalue").measure(other).note
+    unknown = made(model, torch.optim.LBFGS(model.parameters()))
+    assert "LBFGS" in lens("preconditioned_top_eigenvalue").measure(unknown).note
     assert lens("preconditioned_top_eigenvalue").measure(made(model)).status == "not_applicable"
 
 
@@ -281,6 +279,16 @@ def test_no_loss_is_a_reason_and_nan_is_a_status(name: str) -> None:
     reading = lens(name).measure(made(probe.model))
     assert reading.status == "not_finite"
     assert "nan" in reading.note
+
+
+@pytest.mark.parametrize("name", ["block_top_eigenvalue", "negative_share", "spectral_density"])
+def test_what_is_too_large_is_left_out_and_said(name: str) -> None:
+    reading = lens(name, max_parameters=5).measure(made())
+    assert (reading.status, "parameters" in reading.note) == ("not_applicable", True)
+    if name != "spectral_density":
+        reading = lens(name, max_parameters=16).measure(made())
+        assert reading.labels("block") == ("classifier",)
+        assert reading.facts["left_out"] == ["L0.Q", "L0.K", "L0.V", "L0.O"]
 
 
 def test_lenses_share_one_graph() -> None:

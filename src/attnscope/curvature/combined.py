@@ -1,4 +1,4 @@
-"""Operators made of other operators: a difference, a penalty, and a change of units in every parameter."""
+"""Operators made of other operators: a difference, a penalty, a change of units, all blocks taken as one."""
 
 from __future__ import annotations
 
@@ -115,3 +115,35 @@ class Rescaled(BlockOperator):
         )
         for product in self.operator.products(changed):
             yield {name: self.scales[name] * vector for name, vector in product.items()}
+
+
+class Joined(BlockOperator):
+    """The same matrix with all its blocks (or some of them) taken as one block named `all`.
+
+    Args:
+        operator: cut into blocks.
+        blocks: which; None is all.
+    """
+
+    def __init__(self, operator: BlockOperator, blocks: Iterable[str] | None = None) -> None:
+        self.operator = operator
+        self.parts = operator.check_names(operator.names if blocks is None else blocks)
+        self.sizes = {"all": sum(operator.sizes[name] for name in self.parts)}
+        self.dtype = operator.dtype
+
+    def device(self, name: str) -> torch.device:
+        """Of the first block: the joined vectors live there."""
+        return self.operator.device(self.parts[0])
+
+    def products(self, requests: Iterable[Request]) -> Iterator[dict[str, Tensor]]:
+        """The products, cut before and joined after."""
+        inner = (Request(self._cut(request.vectors), self.parts) for request in requests)
+        for product in self.operator.products(inner):
+            yield {"all": torch.cat([product[name].to(self.device("all")) for name in self.parts])}
+
+    def _cut(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        sizes = [self.operator.sizes[name] for name in self.parts]
+        cut = torch.split(vectors["all"], sizes) if "all" in vectors else ()
+        return {
+            name: piece.to(self.operator.device(name)) for name, piece in zip(self.parts, cut, strict=False)
+        }

@@ -75,30 +75,27 @@ class InitialBlocks(Lens):
         """Statistic, name of the initialisation, entries compared; of the matrix that fits worst."""
         worst: tuple[float, str, int] | None = None
         for piece in block.slices:
-            tensor = part(parameters, piece).double()
+            tensor = part(parameters, piece)
             if tensor.numel() == 0:
                 continue
-            if not bool(tensor.isfinite().all()):
+            largest = float(tensor.abs().max())
+            if not math.isfinite(largest):
                 return math.inf, "none", tensor.numel()
-            if len(piece.shape) < 2:
-                found = _vector(tensor)
-            else:
-                flat = tensor.flatten()
-                stride = max(1, math.ceil(flat.numel() / self.entries))
-                found = _best(flat[::stride].sort().values, piece.shape, float(flat.abs().max()))
+            flat = tensor.flatten()
+            chosen = flat[:: max(1, math.ceil(flat.numel() / self.entries))].double().sort().values
+            found = _vector(chosen) if len(piece.shape) < 2 else _best(chosen, piece.shape, largest)
             if worst is None or found[0] > worst[0]:
                 worst = found
         return worst or (0.0, "empty", 0)
 
 
-def _vector(tensor: Tensor) -> tuple[float, str, int]:
+def _vector(entries: Tensor) -> tuple[float, str, int]:
     """A gain or bias: initialised to one constant, or (as in `nn.Linear`) to a uniform of unknown width."""
-    tensor = tensor.flatten()
-    n = tensor.numel()
-    if bool((tensor == tensor[0]).all()):
-        return 0.0, f"constant {float(tensor[0]):g}", n
-    width = float(tensor.abs().max()) * (n + 1) / n
-    return _statistic(_uniform(tensor.sort().values, width)), "uniform", n
+    n = entries.numel()
+    if bool((entries == entries[0]).all()):
+        return 0.0, f"constant {float(entries[0]):g}", n
+    width = float(entries.abs().max()) * (n + 1) / n
+    return _statistic(_uniform(entries, width)), "uniform", n
 
 
 def _best(entries: Tensor, shape: tuple[int, ...], largest: float) -> tuple[float, str, int]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
-from torch import Tensor
-
+from attnscope.curvature.cohen2022adaptive import Steps, steps_of
+from attnscope.curvature.combined import Joined, Rescaled, Shifted
 from attnscope.curvature.hessian import Hessian
 from attnscope.curvature.lanczos import lanczos
-from attnscope.curvature.slices import gather
-from attnscope.errors import AttnscopeError
+from attnscope.errors import AttnscopeError, CaseError
 from attnscope.lenses import DEEP, Lens
 from attnscope.lenses._curvature import hessian_of, left_out, not_measured
-from attnscope.lenses._preconditioner import Joined, Preconditioned, StepRule, step_rule
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
@@ -30,12 +27,12 @@ class PreconditionedTopEigenvalue(Lens):
 
     **Reading it** training at a large batch settles near 1 by itself and that is healthy; small batches
     settle below. Above 1 in the model as a whole (`model`) the loss oscillates or spikes unless the steps
-    shrink. Above 1 in one block: that block alone is already too sharp for its learning rate. Weight
-    decay is left out; the data are the first batch.
+    shrink. Above 1 in one block: that block alone is already too sharp for its learning rate. An L2
+    penalty counts, AdamW's decay does not; the data are the first batch.
 
     **Shapes** [block]; blocks without a learning rate are left out. Facts: `model`: the same for all
     parameters together, at least as large as any block; `top_eigenvalue`: before the division, per block;
-    `limit`: per block; `optimizer`: which kind was read; `converged` per block; `left_out`.
+    `limit`: per block; `optimizer`: its class; `converged` per block; `left_out`.
 
     **Cost** one gradient with a graph, at most `max_steps` products per block and `max_steps` full ones;
     memory of `max_steps` vectors of the model.
@@ -56,62 +53,49 @@ class PreconditionedTopEigenvalue(Lens):
         """The share of its limit that every block uses up."""
         if probe.optimizer is None:
             return self.not_applicable("no optimiser was given")
-        rule = step_rule(probe.model, probe.optimizer)
-        if isinstance(rule, str):
-            return self.not_applicable(rule)
         operator = hessian_of(probe, self, self.dtype)
         if isinstance(operator, Reading):
             return operator
-        diagonal = _diagonal(operator, rule)
-        kept = [name for name in diagonal if operator.sizes[name] <= self.max_parameters]
+        try:
+            steps = steps_of(probe.optimizer, probe.model, operator.blocks)
+        except CaseError as error:
+            return self.not_applicable(str(error))
+        if not steps.warm:
+            return self.not_applicable("the optimiser has taken no step yet, so its preconditioner is not known")
+        moved = [name for name, rate in steps.rates.items() if bool((rate > 0).any())]
+        kept = [name for name in moved if operator.sizes[name] <= self.max_parameters]
         if not kept:
             return self.not_applicable("no block that the optimiser moves is small enough")
         try:
-            return self._measured(probe, rule, Preconditioned(operator, diagonal), kept, operator)
+            return self._measured(probe, _in_steps(operator, steps), steps, moved, kept)
         except AttnscopeError as error:
             return not_measured(self, error)
 
     def _measured(
-        self, probe: Probe, rule: StepRule, preconditioned: Preconditioned, kept: list[str], operator: Hessian
+        self, probe: Probe, in_steps: Rescaled, steps: Steps, moved: list[str], kept: list[str]
     ) -> Reading:
-        found = lanczos(
-            preconditioned, kept, max_steps=self.max_steps, seed=probe.seed, held=4 * self.max_parameters
-        )
-        limits = {name: _limit(operator, rule, name) for name in kept}
-        whole = None
-        if sum(preconditioned.sizes.values()) <= 4 * self.max_parameters:
-            whole = lanczos(Joined(preconditioned), max_steps=self.max_steps, seed=probe.seed)["model"].top
-        facts: dict[str, Any] = {
-            "model": whole,
-            "top_eigenvalue": [ritz.top * limits[name] for name, ritz in found.items()],
-            "limit": [limits[name] for name in found],
-            "converged": [ritz.converged for ritz in found.values()],
-            "optimizer": rule.kind,
-            "left_out": left_out(probe, kept),
-        }
+        found = lanczos(in_steps, kept, max_steps=self.max_steps, seed=probe.seed, held=4 * self.max_parameters)
+        whole = Joined(in_steps, moved)
+        top: float | None = None
+        if whole.sizes["all"] <= 4 * self.max_parameters:
+            top = lanczos(whole, max_steps=self.max_steps, seed=probe.seed)["all"].top
         return self.reading(
             [ritz.top for ritz in found.values()], coords={"block": tuple(found)}, step=probe.step,
-            facts=facts,
+            facts={
+                "model": top,
+                "top_eigenvalue": [ritz.top * steps.limits[name] for name, ritz in found.items()],
+                "limit": [steps.limits[name] for name in found],
+                "converged": [ritz.converged for ritz in found.values()],
+                "optimizer": type(probe.optimizer).__name__,
+                "left_out": left_out(probe, kept),
+            },
         )
 
 
-def _diagonal(operator: Hessian, rule: StepRule) -> dict[str, Tensor]:
-    """Block name -> steps over limits as a flat vector, for blocks that the optimiser moves at least in part."""
-    like = operator.objective.parameters
-    steps: dict[str, Tensor | None] = {
-        name: (rule.steps[name] / rule.limits[name]).to(tensor.device) if name in rule.steps else None
-        for name, tensor in like.items()
+def _in_steps(operator: Hessian, steps: Steps) -> Rescaled:
+    """The Hessian (with its L2 penalty) in units of steps over limits; parameters that do not move weigh nothing."""
+    penalised = Shifted(operator, steps.decay) if any(steps.decay.values()) else operator
+    scales = {
+        name: (rate / steps.limits[name]).nan_to_num(0.0).clamp(min=0).sqrt() for name, rate in steps.rates.items()
     }
-    doubles = {name: torch.empty_like(tensor, dtype=torch.float64) for name, tensor in like.items()}
-    return {
-        name: gather(block, steps, doubles)
-        for name, block in operator.blocks.items()
-        if any(steps[piece.parameter] is not None for piece in block.slices)
-    }
-
-
-def _limit(operator: Hessian, rule: StepRule, name: str) -> float:
-    """The strictest limit among the block's parameters."""
-    return min(
-        rule.limits[piece.parameter] for piece in operator.blocks[name].slices if piece.parameter in rule.limits
-    )
+    return Rescaled(penalised, scales)

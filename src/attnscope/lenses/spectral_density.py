@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from attnscope.curvature.combined import Joined
 from attnscope.curvature.lanczos import TOP, lanczos
 from attnscope.errors import AttnscopeError
 from attnscope.lenses import DEEP, Lens
 from attnscope.lenses._curvature import hessian_of, not_measured
-from attnscope.lenses._preconditioner import Joined
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
@@ -60,13 +60,13 @@ class SpectralDensity(Lens):
         if isinstance(operator, Reading):
             return operator
         whole = Joined(operator)
-        if whole.sizes["model"] > self.max_parameters:
+        if whole.sizes["all"] > self.max_parameters:
             return self.not_applicable(
-                f"the model trains {whole.sizes['model']} parameters, more than max_parameters={self.max_parameters}"
+                f"the model trains {whole.sizes['all']} parameters, more than max_parameters={self.max_parameters}"
             )
         try:
             runs = [
-                lanczos(whole, max_steps=self.steps, tolerance=0.0, ends=(TOP,), seed=probe.seed + start)["model"]
+                lanczos(whole, max_steps=self.steps, tolerance=0.0, ends=(TOP,), seed=probe.seed + start)["all"]
                 for start in range(self.n_starts)
             ]
         except AttnscopeError as error:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+
 from attnscope.lenses import Lens
-from attnscope.lenses._parameters import flat, named
+from attnscope.lenses._parameters import named, part
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
@@ -38,14 +41,15 @@ class WeightNorms(Lens):
         parameters = named(probe.model)
         values, facts = [], _empty()
         for block in probe.anatomy.blocks:
-            numbers = flat(parameters, block)
-            norm = float(numbers.norm())
-            values.append(norm / max(numbers.numel(), 1) ** 0.5)
+            pieces = [part(parameters, piece) for piece in block.slices]
+            norms = [torch.linalg.vector_norm(piece, dtype=torch.float64) for piece in pieces]
+            norm = float(torch.stack(norms).norm())
+            values.append(norm / max(block.numel, 1) ** 0.5)
             facts["norm"].append(norm)
-            facts["numel"].append(numbers.numel())
-            facts["largest"].append(float(numbers.abs().max()) if numbers.numel() else 0.0)
-            bad = int((~numbers.isfinite()).sum())
-            if bad:
+            facts["numel"].append(block.numel)
+            facts["largest"].append(max(float(piece.abs().max()) for piece in pieces if piece.numel()))
+            if not math.isfinite(norm):
+                bad = sum(int((~piece.isfinite()).sum()) for piece in pieces)
                 facts["not_finite"].append({"block": block.name, "count": bad})
         if not values:
             return self.not_applicable("the model has no parameters")
