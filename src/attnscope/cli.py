@@ -238,7 +238,9 @@ def demo(
         str, typer.Option(help="`distilbert` (pre-trained, from a package) or `gpt` (small, from scratch).")
     ] = "distilbert",
     reveal: Annotated[bool, typer.Option(help="Say at once what was planted, instead of at the end.")] = False,
-    steps: Annotated[int, typer.Option(help="Training steps of each copy.", min=1)] = 24,
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps of each copy (default: what suits it).", min=1)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn at random.")] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the two reports.")] = Path(
         "attnscope-demo"
