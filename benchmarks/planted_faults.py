@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from planting.everything import PLANTED, SEEN_ONLY_AFTER_TRAINING
-from planting.moment import look_at_initialisation
+from planting.moment import training_cut_to
 from planting.pages import planted_page
 from planting.planted import Row, examined, plain
 
@@ -40,7 +40,6 @@ def main() -> int:
     torch.set_num_threads(1)
     wanted = [planted for planted in PLANTED if chosen.select in planted.name][chosen.start :]
     if chosen.untrained:
-        look_at_initialisation()
         wanted = [planted for planted in wanted if planted.kind not in SEEN_ONLY_AFTER_TRAINING]
     if chosen.list:
         print("\n".join(planted.name for planted in wanted))
@@ -48,7 +47,8 @@ def main() -> int:
     start = time.perf_counter()
     rows: list[Row] = []
     for number, planted in enumerate(wanted, 1):
-        row = examined(planted, chosen.seed)
+        with training_cut_to(0.0 if chosen.untrained else 1.0):
+            row = examined(planted, chosen.seed)
         rows.append(row)
         print(f"{number:3}/{len(wanted)} {planted.name:72} {told(row)}", flush=True)
     seconds = time.perf_counter() - start

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from attnscope.case import Case
-from planting.families import LIBRARY, OWN, library_case, own_case
-from planting.small import TASKS, small_case
+from planting.families import LIBRARY, OWN, healthy_library, library_case, own_case
+from planting.small import TASKS, healthy, small_case
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Control:
 
 def small(name: str, seed: int = 0, **settings: Any) -> Case:
     """A healthy small model."""
-    return small_case(name, seed=seed, **settings)[0]
+    return small_case(name, seed=seed, **settings)[0] if settings else healthy(name, seed)
 
 
 def _weights(model: nn.Module, *endings: str) -> list[Tensor]:
@@ -242,20 +242,23 @@ def _rescaled() -> list[Control]:
                 "W_Q c, W_K / c",
                 f"hf-distilbert, c = {factor:g}",
                 lambda factor=factor: rescaled(
-                    library_case("distilbert"), ("q_lin.weight", "q_lin.bias"), ("k_lin.weight", "k_lin.bias"), factor
+                    healthy_library("distilbert"),
+                    ("q_lin.weight", "q_lin.bias"),
+                    ("k_lin.weight", "k_lin.bias"),
+                    factor,
                 ),
             ),
             Control(
                 "W_V c, W_O / c",
                 f"hf-distilbert, c = {factor:g}",
                 lambda factor=factor: rescaled(
-                    library_case("distilbert"), ("v_lin.weight", "v_lin.bias"), ("out_lin.weight",), factor
+                    healthy_library("distilbert"), ("v_lin.weight", "v_lin.bias"), ("out_lin.weight",), factor
                 ),
             ),
             Control(
                 "W_Q c, W_K / c",
                 f"hf-gpt2, c = {factor:g}",
-                lambda factor=factor: rescaled_fused(library_case("gpt2"), factor),
+                lambda factor=factor: rescaled_fused(healthy_library("gpt2"), factor),
             ),
         ]
     return controls
@@ -272,7 +275,7 @@ CONTROLS: tuple[Control, ...] = (
     Control(
         "permuted heads",
         "hf-distilbert",
-        lambda: permuted(library_case("distilbert"), LIBRARY_ROWS, ("out_lin.weight",)),
+        lambda: permuted(healthy_library("distilbert"), LIBRARY_ROWS, ("out_lin.weight",)),
     ),
     Control("folded norms", "gpt", lambda: folded(small("gpt"))),
     *(
@@ -281,13 +284,13 @@ CONTROLS: tuple[Control, ...] = (
         for name in ("encoder", "gpt", "han", "vit", "conv3d_attention")
     ),
     *(
-        Control("seeds", f"hf-{name}, seed {seed}", lambda name=name, seed=seed: library_case(name, seed=seed))
+        Control("seeds", f"hf-{name}, seed {seed}", lambda name=name, seed=seed: healthy_library(name, seed=seed))
         for seed in range(1, 7)
         for name in ("distilbert", "llama")
     ),
     *(Control("bfloat16", name, lambda name=name: in_bfloat16(small(name))) for name in ("encoder", "gpt", "vit")),
     *(
-        Control("bfloat16", f"hf-{name}", lambda name=name: in_bfloat16(library_case(name)))
+        Control("bfloat16", f"hf-{name}", lambda name=name: in_bfloat16(healthy_library(name)))
         for name in ("distilbert", "llama", "t5")
     ),
     Control("frozen backbone", "hf-distilbert", lambda: library_case("distilbert", prepare=frozen_backbone)),

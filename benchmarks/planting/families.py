@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 
 from attnscope import catalogue
 from attnscope.case import Case
+from attnscope.faults import copy_of
 from attnscope.tasks import Task, learn
 from planting.huggingface import huggingface_batch, train
+from planting.moment import training_share
 from planting.small import FRESH
 
 BERT = {
@@ -177,6 +180,16 @@ def library_case(
     optimizer = train(model, lambda number, size: library_batch(form, seed, number, size), steps=steps, lr=lr)
     batches = [library_batch(form, seed, FRESH + number, 16) for number in range(2)]
     return Case(model, batches, optimizer=optimizer, name=f"hf-{name}")
+
+
+@functools.cache
+def _healthy(name: str, seed: int, steps: int, implementation: str, share: float) -> Case:
+    return library_case(name, seed=seed, steps=steps, implementation=implementation)
+
+
+def healthy_library(name: str, *, seed: int = 0, steps: int = 120, implementation: str = "eager") -> Case:
+    """A copy of the healthy model, which is trained only once."""
+    return copy_of(_healthy(name, seed, steps, implementation, training_share()))
 
 
 class TorchEncoder(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,10 @@ from torch import nn
 
 from attnscope import catalogue
 from attnscope.case import Case
+from attnscope.faults import copy_of
 from attnscope.tasks import Task
 from planting.editing import Edit, edited
-from planting.moment import steps_of
+from planting.moment import steps_of, training_share
 from planting.planted import Planted, Truth
 from planting.small import FRESH
 
@@ -168,6 +170,16 @@ def huggingface_case(
     return Case(model, batches, optimizer=used, name=f"hf-{name}"), lines
 
 
+@functools.cache
+def _healthy(name: str, seed: int, implementation: str, share: float) -> Case:
+    return huggingface_case(name, seed=seed, implementation=implementation)[0]
+
+
+def healthy(name: str, seed: int = 0, implementation: str = "eager") -> Case:
+    """A copy of the healthy trained model, which is trained only once."""
+    return copy_of(_healthy(name, seed, implementation, training_share()))
+
+
 def in_library(
     kind: str,
     variant: str,
@@ -200,7 +212,7 @@ def by_fault_in_library(
     """A mistake from `attnscope.faults`, injected into a trained model of a family that trains on with it."""
 
     def make(seed: int) -> tuple[Case, Truth]:
-        case, _ = huggingface_case(name, seed=seed, implementation=implementation)
+        case = healthy(name, seed, implementation)
         member = catalogue.load("faults", fault)(**fields)
         label = member.label(case)
         injected = member.inject(case)
@@ -214,4 +226,5 @@ def by_fault_in_library(
         )
         return injected, Truth(member.recognised_as, label.places)
 
-    return Planted(kind, fault.replace("_", " "), f"hf-{name}", make, effort)
+    variant = fault.replace("_", " ") + ("" if implementation == "eager" else f" {implementation}")
+    return Planted(kind, variant, f"hf-{name}", make, effort)

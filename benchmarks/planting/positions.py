@@ -8,9 +8,10 @@ import torch
 
 from attnscope.case import Case
 from planting.editing import Edit
-from planting.huggingface import huggingface_case, in_library
+from planting.huggingface import healthy as healthy_library
+from planting.huggingface import in_library
 from planting.planted import Planted, Truth
-from planting.small import in_code, small_case
+from planting.small import healthy, in_code
 
 MISSING: dict[str, Any] = {
     "rules": ("positions_missing", "unused_parameter"),
@@ -35,14 +36,14 @@ def shifted_table(case: Case, name: str) -> None:
 
 def shifted_encoder(seed: int) -> tuple[Case, Truth]:
     """Positions of a trained model one off."""
-    case, _ = small_case("encoder", seed=seed)
+    case = healthy("encoder", seed)
     shifted_table(case, "positions.weight")
     return case, Truth(("positions_shifted", "positions_missing"), ("positions*", "*position*"))
 
 
 def shifted_gpt2(seed: int) -> tuple[Case, Truth]:
     """Positions of a trained library model one off."""
-    case, _ = huggingface_case("gpt2", seed=seed)
+    case = healthy_library("gpt2", seed)
     shifted_table(case, "transformer.wpe.weight")
     return case, Truth(("positions_shifted", "positions_missing"), ("positions*", "*wpe*", "*position*"))
 

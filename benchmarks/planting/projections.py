@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from attnscope.case import Case
 from planting.editing import Edit
-from planting.huggingface import by_fault_in_library, huggingface_case, in_library
+from planting.huggingface import by_fault_in_library, in_library
+from planting.huggingface import healthy as healthy_library
 from planting.planted import Planted, Truth
-from planting.small import by_fault, in_code, small_case
+from planting.small import by_fault, healthy, in_code
 
 EXAMPLES: dict[str, Any] = {
     "rules": ("examples_mixed",),
@@ -81,7 +82,7 @@ def time_first(seed: int) -> tuple[Case, Truth]:
 
 def swapped_blocks(seed: int) -> tuple[Case, Truth]:
     """Layers of a trained model exchanged, as after a wrong mapping of names."""
-    case, _ = small_case("encoder", seed=seed)
+    case = healthy("encoder", seed)
     blocks: Any = case.model.get_submodule("blocks")
     first, second = blocks[0], blocks[1]
     blocks[0], blocks[1] = second, first
@@ -90,7 +91,7 @@ def swapped_blocks(seed: int) -> tuple[Case, Truth]:
 
 def swapped_value_output(seed: int) -> tuple[Case, Truth]:
     """Value and output of one layer exchanged."""
-    case, _ = huggingface_case("distilbert", seed=seed)
+    case = healthy_library("distilbert", seed)
     attention: Any = case.model.get_submodule("distilbert.transformer.layer.0.attention")
     attention.v_lin, attention.out_lin = attention.out_lin, attention.v_lin
     return case, Truth(("swapped_projections", "swapped_query_key", "swapped_value_output"), ("L0*",))
@@ -98,7 +99,7 @@ def swapped_value_output(seed: int) -> tuple[Case, Truth]:
 
 def tied_layers(seed: int) -> tuple[Case, Truth]:
     """One layer's key is another layer's key in a library model."""
-    case, _ = huggingface_case("distilbert", seed=seed)
+    case = healthy_library("distilbert", seed)
     layers: Any = case.model.get_submodule("distilbert.transformer.layer")
     layers[1].attention.k_lin = layers[0].attention.k_lin
     return case, Truth(("shared_by_mistake",), ("L0*", "L1*"))
@@ -106,7 +107,7 @@ def tied_layers(seed: int) -> tuple[Case, Truth]:
 
 def copied_layer(seed: int) -> tuple[Case, Truth]:
     """One layer's attention is a copy (not shared) of another's, as after a loop that loads layer 0 twice."""
-    case, _ = huggingface_case("gpt2", seed=seed)
+    case = healthy_library("gpt2", seed)
     layers: Any = case.model.get_submodule("transformer.h")
     layers[1].attn.load_state_dict(layers[0].attn.state_dict())
     return case, Truth(
@@ -116,7 +117,7 @@ def copied_layer(seed: int) -> tuple[Case, Truth]:
 
 def copied_key(seed: int) -> tuple[Case, Truth]:
     """The key projection holds the query's numbers."""
-    case, _ = small_case("encoder", seed=seed)
+    case = healthy("encoder", seed)
     attention: Any = case.model.get_submodule("blocks.1.attention")
     attention.key.load_state_dict(attention.query.state_dict())
     return case, Truth(("duplicated_projections", "shared_by_mistake", "duplicated_heads"), ("L1*",))

@@ -9,10 +9,11 @@ from torch import nn
 
 from attnscope.case import Case
 from planting.editing import Edit
-from planting.huggingface import by_fault_in_library, huggingface_case, in_library
+from planting.huggingface import by_fault_in_library, in_library
+from planting.huggingface import healthy as healthy_library
 from planting.masks import ENCODER_SOFTMAX, LIBRARY_SOFTMAX
 from planting.planted import Planted, Truth
-from planting.small import by_fault, in_code, small_case
+from planting.small import by_fault, healthy, in_code
 
 SOFTMAX = ("L*.softmax", "L*.scores")
 SCALE = ("L*.scale", "L*.scores", "L*.softmax")
@@ -48,7 +49,7 @@ def overflowing(model: nn.Module, gain: float) -> None:
 
 def half_gpt(seed: int) -> tuple[Case, Truth]:
     """A GPT in half precision whose first scores pass 65504 before the scale."""
-    case, _ = small_case("gpt", seed=seed)
+    case = healthy("gpt", seed)
     overflowing(case.model, 80.0)
     case.model.half()
     case.optimizer = None
@@ -57,7 +58,7 @@ def half_gpt(seed: int) -> tuple[Case, Truth]:
 
 def half_llama(seed: int) -> tuple[Case, Truth]:
     """A Llama in half precision whose first scores pass 65504."""
-    case, _ = huggingface_case("llama", seed=seed)
+    case = healthy_library("llama", seed)
     overflowing(case.model, 80.0)
     case.model.half()
     case.optimizer = None
@@ -73,7 +74,7 @@ def soft_loss(output: Any, batch: Any) -> torch.Tensor:
 
 def soft_loss_library(seed: int) -> tuple[Case, Truth]:
     """A softmax in the user's loss."""
-    case, _ = huggingface_case("distilbert", seed=seed)
+    case = healthy_library("distilbert", seed)
     case.loss = soft_loss
     return case, Truth(LOSS["rules"], LOSS["places"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from attnscope import catalogue
 from attnscope.case import Case
+from attnscope.faults import copy_of
 from attnscope.tasks import Task, learn
 from planting.editing import Edit, edited
-from planting.moment import steps_of
+from planting.moment import steps_of, training_share
 from planting.planted import Planted, Truth
 
 TASKS = {
@@ -84,6 +86,16 @@ def small_case(
     return Case(built, batches, optimizer=used, expects=expects, name=model), lines
 
 
+@functools.cache
+def _healthy(model: str, seed: int, steps: int | None, share: float) -> Case:
+    return small_case(model, seed=seed, steps=steps)[0]
+
+
+def healthy(model: str, seed: int = 0, steps: int | None = None) -> Case:
+    """A copy of the healthy trained model, which is trained only once."""
+    return copy_of(_healthy(model, seed, steps, training_share()))
+
+
 def in_code(
     kind: str,
     variant: str,
@@ -109,7 +121,7 @@ def by_fault(
     """A mistake from `attnscope.faults`, injected into a trained small model that then trains on with it."""
 
     def make(seed: int) -> tuple[Case, Truth]:
-        case, _ = small_case(model, seed=seed)
+        case = healthy(model, seed)
         member = catalogue.load("faults", fault)(**fields)
         label = member.label(case)
         injected = member.inject(case)
