@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from attnscope.anatomy.blocks import Block
+from attnscope.curvature.estimate import Estimate
 from attnscope.curvature.hessian import Hessian
+from attnscope.curvature.hutchinson import trace
 from attnscope.curvature.lanczos import BOTTOM, TOP, Ritz, lanczos
 from attnscope.errors import AttnscopeError, CaseError
 from attnscope.lenses import Lens
@@ -75,6 +77,19 @@ def both_ends(
         )
     except AttnscopeError as error:
         return _unmade(lens, FAILED, str(error))
+    probe.shared[key] = found
+    return found
+
+
+def traces(probe: Probe, lens: Lens, operator: Hessian, n_probes: int) -> dict[str, Estimate] | Reading:
+    """The trace of every block, shared by the lenses that need it."""
+    key = f"traces {n_probes} {operator.dtype}"
+    if key in probe.shared:
+        return cast(dict[str, Estimate], probe.shared[key])
+    try:
+        found = trace(operator, n_probes=n_probes, seed=probe.seed)
+    except AttnscopeError as error:
+        return not_measured(lens, error)
     probe.shared[key] = found
     return found
 

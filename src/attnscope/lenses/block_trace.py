@@ -7,10 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from attnscope.curvature.hutchinson import trace
-from attnscope.errors import AttnscopeError
 from attnscope.lenses import DEEP, Lens
-from attnscope.lenses._curvature import hessian_of, left_out, not_measured
+from attnscope.lenses._curvature import hessian_of, left_out, traces
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
@@ -48,10 +46,9 @@ class BlockTrace(Lens):
         operator = hessian_of(probe, self, self.dtype)
         if isinstance(operator, Reading):
             return operator
-        try:
-            found = trace(operator, n_probes=self.n_probes, seed=probe.seed)
-        except AttnscopeError as error:
-            return not_measured(self, error)
+        found = traces(probe, self, operator, self.n_probes)
+        if isinstance(found, Reading):
+            return found
         values = np.array([estimate.value for estimate in found.values()])
         errors = np.array([estimate.stderr for estimate in found.values()])
         zero = [name for name, estimate in found.items() if estimate.value == 0 and estimate.stderr == 0]

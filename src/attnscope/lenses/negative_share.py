@@ -18,9 +18,10 @@ class NegativeShare(Lens):
     **Measures** n / (n + p), where p is the block's largest eigenvalue and n minus its smallest, each 0
     when of the other sign (unit 1). No rescaling of a block changes it.
 
-    **Reading it** near 0.5 in query and key blocks before training: their product makes saddles. It falls
-    towards 0.1 as training settles. A block that stays near 0.5 while its neighbours fall has not found its
-    valley: frozen, without gradient, or cut off. A block without curvature reads 0 and is listed in `flat`.
+    **Reading it** near 0.5 is usual in query and key blocks, whose product makes saddles, and in a
+    pre-trained encoder with a new classifier (`benchmarks/lenses.py --effort deep`). Compare a block with
+    itself over time: near a minimum it falls towards 0. A block without curvature reads 0 and is listed in
+    `flat`.
 
     **Shapes** [block]. Facts: `largest`, `smallest` eigenvalue per block; `flat`: blocks whose ends are
     both 0; `left_out`: blocks not measured.

@@ -7,10 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from attnscope.curvature.hutchinson import trace
-from attnscope.errors import AttnscopeError
 from attnscope.lenses import DEEP, Lens
-from attnscope.lenses._curvature import hessian_of, left_out, not_measured
+from attnscope.lenses._curvature import hessian_of, left_out, traces
 from attnscope.lenses._parameters import flat, named
 from attnscope.probe import Probe
 from attnscope.readings import Reading
@@ -30,7 +28,7 @@ class RelativeCurvature(Lens):
     **Shapes** [block], with standard errors. Facts: `trace`: tr(H) per block; `norm`: |W| per block;
     `left_out`: blocks not measured.
 
-    **Cost** as `block_trace`.
+    **Cost** none beyond `block_trace`, whose products it shares.
 
     **Reference** Tsuzuku, Sato & Sugiyama 2020, Normalized Flat Minima, arXiv:1901.04653.
     """
@@ -48,18 +46,17 @@ class RelativeCurvature(Lens):
         operator = hessian_of(probe, self, self.dtype)
         if isinstance(operator, Reading):
             return operator
-        try:
-            found = trace(operator, n_probes=self.n_probes, seed=probe.seed)
-        except AttnscopeError as error:
-            return not_measured(self, error)
+        found = traces(probe, self, operator, self.n_probes)
+        if isinstance(found, Reading):
+            return found
         parameters = named(probe.model)
         norms = np.array([float(flat(parameters, operator.blocks[name]).norm()) for name in found])
         scales = norms**2 / np.array([operator.sizes[name] for name in found])
-        traces = np.array([estimate.value for estimate in found.values()])
+        measured = np.array([estimate.value for estimate in found.values()])
         errors = np.array([estimate.stderr for estimate in found.values()])
         return self.reading(
-            scales * traces, coords={"block": tuple(found)}, stderr=scales * errors, step=probe.step,
+            scales * measured, coords={"block": tuple(found)}, stderr=scales * errors, step=probe.step,
             facts={
-                "trace": traces.tolist(), "norm": norms.tolist(), "left_out": left_out(probe, list(found)),
+                "trace": measured.tolist(), "norm": norms.tolist(), "left_out": left_out(probe, list(found)),
             },
         )
