@@ -100,8 +100,8 @@ def _in_parameter(examination: Examination, names: list[str], reading: Reading) 
 def _part(examination: Examination, name: str) -> str:
     """The block whose numbers are broken: of a fused projection the part that is."""
     reading = examination.readings.get("weight_norms")
-    broken = dict(reading.facts.get("not_finite", {})) if reading is not None else {}
-    return str(next(iter(broken))) if broken else block_with(examination.anatomy, name)
+    broken = reading.facts.get("not_finite", ()) if reading is not None else ()
+    return str(broken[0]["block"]) if broken else block_with(examination.anatomy, name)
 
 
 def _in_operation(examination: Examination, first: Mapping[str, Any]) -> Suspect:
