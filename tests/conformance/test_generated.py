@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from attnscope.anatomy.observe import observe
-from attnscope.anatomy.trace import trace
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from attnscope.anatomy.observe import observe
+from attnscope.anatomy.trace import trace
 from attnscope.case import default_forward
 
 from .truth import Row, differences

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from attnscope.anatomy.observe import AttentionTensors, Observation, observe
-from attnscope.anatomy.trace import trace
 from torch import Tensor, nn
 
+from attnscope.anatomy.observe import AttentionTensors, Observation, observe
+from attnscope.anatomy.trace import trace
 from attnscope.case import default_forward
 
 from . import rows_hf, rows_pooled, rows_torch, rows_zoo

@@ -7,6 +7,7 @@ import linecache
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -261,16 +262,22 @@ def _steps(attention: Attention) -> dict[str, Any]:
 
 def marked_lines(module: nn.Module, mark: str) -> list[tuple[str, int]]:
     """The lines of a module's class whose comment `# <- a b` names the step."""
-    lines, start = inspect.getsourcelines(type(module))
-    file = inspect.getsourcefile(type(module))
-    found = [
-        (str(file), start + offset)
-        for offset, line in enumerate(lines)
-        if "# <- " in line and mark in line.split("# <- ")[1].split()
-    ]
+    found = [place for place, marks in _marks(type(module)) if mark in marks]
     if not found:
         raise LookupError(f"{type(module).__name__} marks no line with {mark!r}")
     return found
+
+
+@cache
+def _marks(module_class: type[nn.Module]) -> list[tuple[tuple[str, int], list[str]]]:
+    """Every marked line of a class: its place, and the steps that the comment names."""
+    lines, start = inspect.getsourcelines(module_class)
+    file = str(inspect.getsourcefile(module_class))
+    return [
+        ((file, start + offset), line.split("# <- ")[1].split())
+        for offset, line in enumerate(lines)
+        if "# <- " in line
+    ]
 
 
 def _same_parts(
