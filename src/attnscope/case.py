@@ -50,11 +50,27 @@ class Expectations:
             return cls()
         if isinstance(stated, Expectations):
             return stated
+        if not isinstance(stated, Mapping):
+            raise CaseError(f"expects must be a mapping, such as dict(causal=True), found {type(stated).__name__}")
         known = [item.name for item in fields(cls)]
-        unknown = sorted(set(stated) - set(known))
+        unknown = sorted(map(str, set(stated) - set(known)))
         if unknown:
             raise CaseError(f"expects has {', '.join(map(repr, unknown))}; it may have {', '.join(known)}")
+        for name, value in stated.items():
+            kinds = _KINDS[name]
+            if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+                wanted = " or ".join(kind.__name__ for kind in kinds)
+                raise CaseError(f"expects[{name!r}] must be {wanted}, found {value!r}")
         return cls(**stated)
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "causal": (bool, Mapping),
+    "padding_token": (int,),
+    "padding_mask": (str, int),
+    "order_matters": (bool,),
+    "next_token": (bool,),
+}
 
 
 @dataclass
@@ -94,9 +110,7 @@ class Case:
             if value is not None and not callable(value):
                 raise CaseError(f"Case.{name} must be a function, found {type(value).__name__}")
         if self.optimizer is not None and not isinstance(self.optimizer, torch.optim.Optimizer):
-            raise CaseError(
-                f"Case.optimizer must be a torch.optim.Optimizer, found {type(self.optimizer).__name__}"
-            )
+            raise CaseError(f"Case.optimizer must be a torch.optim.Optimizer, found {type(self.optimizer).__name__}")
         self.expects = Expectations.of(self.expects)
         _check_weights(self.model)
         self.batches = self._read(self.batches)
@@ -125,9 +139,7 @@ class Case:
             what = f"Case.batches ({type(batches).__name__})"
             if not isinstance(batches, Iterable):
                 raise CaseError(f"{what} cannot be iterated; pass a list or a DataLoader") from error
-            raise CaseError(
-                f"{what} raised {type(error).__name__} when batch {len(read)} was read: {error}"
-            ) from error
+            raise CaseError(f"{what} raised {type(error).__name__} when batch {len(read)} was read: {error}") from error
         if not read:
             raise CaseError(
                 f"Case.batches ({type(batches).__name__}) is empty: it was exhausted by an earlier pass, or "
@@ -176,11 +188,15 @@ def _checked_batch(batch: Batch, index: int) -> Batch:
     """
     if batch is None:
         raise CaseError(f"batch {index} is None; a collate function or a generator returned nothing")
-    for path, tensor in _tensors(batch):
+    if isinstance(batch, int | float | complex):
+        raise CaseError(f"batch {index} is the number {batch!r}; a batch holds tensors")
+    held = list(_tensors(batch))
+    for path, tensor in held:
         if tensor.is_meta:
             raise CaseError(f"batch {index}{path} is on the meta device and holds no numbers")
-        if tensor.numel() == 0:
-            raise CaseError(f"batch {index}{path} is empty: its shape is {tuple(tensor.shape)}")
+    if held and held[0][1].numel() == 0:
+        path, tensor = held[0]
+        raise CaseError(f"batch {index}{path} holds no example: its shape is {tuple(tensor.shape)}")
     return batch
 
 
@@ -200,8 +216,7 @@ def described(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a {tuple(value.shape)} tensor of {str(value.dtype).removeprefix('torch.')}"
     parts = [
-        f"{path} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-        for path, tensor in _tensors(value)
+        f"{path} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for path, tensor in _tensors(value)
     ]
     shown = "; ".join(parts[:6]) + ("; ..." if len(parts) > 6 else "")
     return f"{type(value).__name__}: {shown}" if shown else type(value).__name__
@@ -219,10 +234,7 @@ def could_not_run(model: nn.Module, batch: Batch, error: BaseException) -> str:
     if devices and strangers:
         places = f"the batch is on {', '.join(strangers)} and the model on {', '.join(sorted(devices))}"
         return f"{message}; {places}: move the batch with .to(device)"
-    return (
-        f"{message}; run forward(model, batch) by itself to see where, "
-        "or pass `forward=lambda model, batch: ...`"
-    )
+    return f"{message}; run forward(model, batch) by itself to see where, or pass `forward=lambda model, batch: ...`"
 
 
 def checked_loss(value: Any) -> Tensor:
@@ -233,15 +245,12 @@ def checked_loss(value: Any) -> Tensor:
     """
     if isinstance(value, int | float):
         raise CaseError(
-            f"the loss is the Python number {value!r}, which has no gradient; "
-            "return the tensor, without .item()"
+            f"the loss is the Python number {value!r}, which has no gradient; return the tensor, without .item()"
         )
     if not isinstance(value, Tensor):
         raise CaseError(f"the loss must be a scalar tensor, found {type(value).__name__}")
     if value.numel() != 1:
-        raise CaseError(
-            f"the loss must be a scalar tensor, found shape {tuple(value.shape)}; reduce it with .mean()"
-        )
+        raise CaseError(f"the loss must be a scalar tensor, found shape {tuple(value.shape)}; reduce it with .mean()")
     if not value.is_floating_point():
         raise CaseError(f"the loss must be a real number, found {value.dtype}; it has no gradient")
     return value.reshape(())
