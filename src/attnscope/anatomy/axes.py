@@ -46,6 +46,13 @@ class Side:
             None if weight is None else (weight.parameter.shape, weight.layout, tuple(weight.index.shape)),
         )
 
+    def first_known(self, rows: Tensor) -> int:
+        """The first place along rows of the operand whose element comes from the origin (not from a join)."""
+        if self.index is None:
+            return 0
+        known = self.index.reshape(-1)[rows.reshape(-1, rows.shape[-1])[0]] >= 0
+        return int(known.int().argmax())
+
     def features(self, elements: Tensor) -> Tensor | None:
         """A number for the feature of each of some elements of the operand: equal features, equal numbers."""
         if self.index is None:
@@ -232,7 +239,9 @@ def _split_heads(
     for _ in query_axes:
         keys = keys.select(len(batch_axes), 0)
     queries, keys = queries.reshape(n_all, n_query, -1), keys.reshape(n_all, n_key, -1)
-    query_codes, key_codes = named["query"].features(queries[..., 0]), named["key"].features(keys[..., 0])
+    query_codes = named["query"].features(queries[..., named["query"].first_known(queries)])
+    first_key = named["key"].first_known(keys)
+    key_codes = named["key"].features(keys[..., first_key])
     index = axes.index[:, 0]
     rows = torch.arange(n_query).unsqueeze(0)
     if query_codes is not None and key_codes is not None:
@@ -254,7 +263,7 @@ def _split_heads(
     axes.index = index[n_index.unsqueeze(-1), r_index.unsqueeze(0)]
     axes.query_rows = queries[n_index.unsqueeze(-1), r_index.unsqueeze(0)]
     axes.key_rows = keys[n_index]
-    first = named["key"].features(axes.key_rows[0, :, 0, 0])
+    first = named["key"].features(axes.key_rows[0, :, 0, first_key])
     axes.n_key_heads = len(torch.unique(first)) if first is not None else axes.index.shape[1]
 
 

@@ -22,7 +22,6 @@ from attnscope.anatomy.scoring_network import network_parts
 from attnscope.anatomy.surroundings import Surroundings
 from attnscope.anatomy.vocabulary import SOFTMAX
 
-
 _VIEWS = {"view", "_unsafe_view", "reshape", "unflatten", "flatten"}
 
 
@@ -54,7 +53,7 @@ def describe(
     value_operation = found.fused if found.value_product is None else found.value_product.operation
     module = _common_module([part.found for part in parts])
     attention = Attention(
-        layer=layer, module=module, module_class=type(model.get_submodule(module)).__name__,
+        layer=layer, module=module, module_class=type(dict(model.named_modules()).get(module, model)).__name__,
         form=dissected.form, kind=dissected.kind, n_heads=n_heads,
         n_key_heads=sum(part.axes.n_key_heads for part in parts) if dot else n_heads, d_head=width,
         d_value=dissected.weighing.value_rows.shape[-1] if dissected.weighing else None,
@@ -62,7 +61,7 @@ def describe(
         scale_factors=tuple(factor.value for factor in dissected.factors if factor.value is not None) if dot else (),
         scale_step=step_of(dissected.factors[0].operation) if dissected.factors else None,
         score_step=step_of(found.first), value_step=step_of(value_operation),
-        mask=tuple(mask.step for mask in dissected.masks), softmax=_softmax(dissected, dissection),
+        mask=tuple(mask.step for mask in dissected.masks if not mask.bias_only), softmax=_softmax(dissected, dissection),
         dropout=tuple(beside.dropout), positions=positions, rotary_sides=sides,
         residual=beside.residual is not None, residual_step=step_of(beside.residual),
         norm_place=beside.norm_place, causal_source=_causal(dissected),
@@ -176,9 +175,10 @@ def head_slices(side: Side, rows: Tensor) -> Heads:
     used = [item.index.expand(origin.shape)[coordinates] for item in maps]
     found: dict[tuple[ParameterSlice, ...], None] = {}
     for head in range(rows.shape[1]):
+        known = places[head] >= 0
         parts = tuple(
             part for item, elements in zip(maps, used, strict=True)
-            if (part := slice_of(item.parameter, elements[head], item.contracted)) is not None
+            if (part := slice_of(item.parameter, elements[head][known], item.contracted)) is not None
         )
         found.setdefault(parts)
     return list(found) if all(found) else []
@@ -205,6 +205,9 @@ def _softmax(dissected: Dissected, dissection: Dissection) -> SoftmaxStep | None
     rank = len(value.shape)
     dim = int(dim) % rank - rank
     normaliser = "softmax" if operation.name in SOFTMAX or operation.name == "exp" else operation.name
+    received = dissection.layouts.replay(value, dissected.axes.raw)
+    if normaliser == "softmax" and received is not None and bool((received < 0).any()):
+        normaliser = "softmax with sinks"  # columns that are no keys take part: rows of the pattern sum to less
     return SoftmaxStep(
         operation.name, operation.source, operation.index, dim=dim,
         over=_over(dissected, dissection, dim), applications=found.applications, normaliser=normaliser,
@@ -219,6 +222,7 @@ def _over(dissected: Dissected, dissection: Dissection, dim: int) -> str:
     if index is None:
         return "unknown"
     line = index.movedim(dim, -1).reshape(-1, index.shape[dim])[0]
+    line = line[line >= 0]
     place = dissected.axes.place[line.clamp(min=0)]
     coordinates = coordinates_of(place, dissected.axes.index.shape)
     varying = [

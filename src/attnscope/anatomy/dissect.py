@@ -60,6 +60,7 @@ class Dissection:
     layouts: Layouts
     provenance: Provenance
     attentions: list[Dissected]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def groups(self) -> list[list[Dissected]]:
@@ -101,17 +102,25 @@ def dissect(record: Record) -> Dissection:
     """Finds every attention in a record and takes it apart."""
     layouts, provenance = Layouts(), Provenance()
     finder = Finder(record, layouts, provenance)
-    attentions = []
+    attentions: list[Dissected] = []
+    notes: list[str] = []
     with torch.no_grad():
         for found in finder.attentions():
+            if found.context.numel == 0:
+                continue  # an empty batch
             take = _fused if found.fused is not None else _scored
-            attentions.append(take(found, layouts))
+            try:
+                attentions.append(take(found, layouts))
+            except (RuntimeError, IndexError, ValueError) as error:
+                notes.append(
+                    f"an attention at {found.first.source} could not be read ({error}); it is left out"
+                )
         examples = ExampleAxes(record, provenance)
         for item in attentions:
             named = {"query": item.query, "key": item.key}
             if item.axes.mixed == "ok" and examples_mixed(item.axes, named, provenance, examples):
                 item.axes.mixed = "examples mixed"
-    return Dissection(record, layouts, provenance, attentions)
+    return Dissection(record, layouts, provenance, attentions, notes)
 
 
 def _scored(found: Found, layouts: Layouts) -> Dissected:
@@ -190,6 +199,7 @@ def _fused_masks(operation: Operation, scores: Value, axes: ScoreAxes, layouts: 
             operation, "sdpa_bool" if boolean else "sdpa_float", "before_softmax", given, canonical(allowed), fill,
             None, layouts,
         ))
+        masks[0].bias_only = not boolean and forbidden is None and bool(given.params)
     if causal:
         allowed = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
         mask = described(

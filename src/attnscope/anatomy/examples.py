@@ -13,8 +13,8 @@ from attnscope.anatomy.rows import Provenance
 class ExampleAxes:
     """Batch tensor -> its example axis; None where neither shapes nor positions tell.
 
-    Evidence, in this order: sizes that all tensors of the batch share; the axis along which position
-    embeddings run; token ids are `[example, position]` by convention.
+    Evidence, in this order: the axis along which position embeddings run; sizes that all tensors of the
+    batch share; token ids are `[example, position]` by convention.
     """
 
     def __init__(self, record: Record, provenance: Provenance) -> None:
@@ -25,11 +25,11 @@ class ExampleAxes:
         """The example axis of a batch tensor."""
         if root.tensor.dim() < 2:
             return 0
-        if self._by_shape is not None:
-            return self._by_shape
         position = self._by_position.get(root.number)
         if position is not None:
             return 1 if position == 0 else 0
+        if self._by_shape is not None:
+            return self._by_shape
         return None if root.tensor.is_floating_point() else 0
 
     def example(self, root: Value, index: torch.Tensor) -> torch.Tensor | None:

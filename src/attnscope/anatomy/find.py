@@ -129,7 +129,7 @@ class Finder:
         ]
         claimed: set[int] = set()
         for contraction in self._flow.contractions:
-            attention = self._weighing(contraction)
+            attention = self._weighing(contraction) if contraction.out.numel else None
             if attention is None or attention.first.index in claimed:
                 continue
             claimed.add(attention.first.index)

@@ -21,11 +21,15 @@ FORBIDDING = -50.0
 
 @dataclass(eq=False)
 class Mask:
-    """One mask operation: its description, and what it allows in canonical layout (None when unknown)."""
+    """One mask operation: its description, and what it allows in canonical layout (None when unknown).
+
+    `bias_only`: a kernel's mask argument that forbids nothing and only carries a learned bias.
+    """
 
     step: MaskStep
     allowed: Tensor | None
     source: Value | None = None
+    bias_only: bool = False
 
 
 def masks_of(found: Found, axes: ScoreAxes, layouts: Layouts) -> list[Mask]:

@@ -154,7 +154,7 @@ def _canonical(dissected: Dissected, dissection: Dissection, value: Value | None
 
 
 def _allowed(dissected: Dissected) -> Tensor | None:
-    known = [mask.allowed for mask in dissected.masks if mask.allowed is not None]
+    known = [mask.allowed for mask in dissected.masks if mask.allowed is not None and not mask.bias_only]
     if not known:
         return None
     total = known[0]

@@ -65,11 +65,11 @@ def main_operand(operation: Operation, value: Value) -> Value | None:
         return operation.inputs[0] if operation.inputs else None
     if name in JOIN:
         learned = [item for item in operation.inputs if item.params and item.inputs]
-        return (learned or list(operation.inputs))[0]
+        return max(learned or list(operation.inputs), key=lambda item: item.numel)
     if name == "copy":
         return operation.inputs[1] if len(operation.inputs) > 1 else None
     if name == "written":
-        return max(operation.inputs[1:], key=lambda item: item.params.bit_count())
+        return max(operation.inputs, key=lambda item: (bool(item.params), item.numel))
     if name not in BINARY:
         return None
     operands = list(operation.inputs[1:] if name == "where" and len(operation.inputs) > 2 else operation.inputs)
@@ -149,13 +149,13 @@ def _parallel(following: Value, rivals: list[Value], operation: Operation) -> Va
     inputs = [projection_sides(path.projection)[0] for path in paths if path.projection]  # type: ignore[index]
     direct = [
         path for path, data in zip(paths, inputs, strict=True)
-        if any(_leads_to(other, data, limit=12) for other in inputs if other is not data)
+        if any(leads_to(other, data, limit=12) for other in inputs if other is not data)
         or all(other is data for other in inputs)
     ]
     return min(direct, key=lambda path: path.origin.number).operand if direct else None
 
 
-def _leads_to(value: Value, wanted: Value, limit: int) -> bool:
+def leads_to(value: Value, wanted: Value, limit: int) -> bool:
     """Whether a value was computed from another within a few operations."""
     waiting, seen = [(value, 0)], set()
     while waiting:
@@ -167,6 +167,22 @@ def _leads_to(value: Value, wanted: Value, limit: int) -> bool:
         seen.add(item.number)
         waiting.extend((other, depth + 1) for other in item.producer.inputs)
     return False
+
+
+def operations_behind(operand: Value) -> list[Operation]:
+    """Every layout and elementwise operation on any way back from an operand to parameter products."""
+    found: dict[int, Operation] = {}
+    waiting, seen = [operand], set()
+    while waiting:
+        value = waiting.pop()
+        operation = value.producer
+        if operation is None or value.number in seen or len(found) > 200:
+            continue
+        seen.add(value.number)
+        if operation.name in LAYOUT | CAST | UNARY | BINARY | JOIN:
+            found[id(operation)] = operation
+            waiting.extend(operation.inputs)
+    return list(found.values())
 
 
 def bare(value: Value) -> Value:

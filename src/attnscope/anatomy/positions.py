@@ -6,7 +6,7 @@ import torch
 
 from attnscope.anatomy.axes import Side
 from attnscope.anatomy.dissect import Dissected, Dissection, hidden_of
-from attnscope.anatomy.paths import is_statistic, is_weight, projection_sides
+from attnscope.anatomy.paths import is_statistic, is_weight, operations_behind, projection_sides
 from attnscope.anatomy.position_tensors import is_position_tensor, runs_along_positions
 from attnscope.anatomy.record import Operation, Value
 from attnscope.anatomy.rows import Provenance
@@ -31,7 +31,7 @@ def positions_of(dissected: Dissected, dissection: Dissection) -> tuple[tuple[st
 
 def is_rotated(side: Side) -> bool:
     """Whether an operand was rotated by constants: `x * c + permuted(x) * s` with c^2 + s^2 = 1, or in C."""
-    for operation in side.path.operations:
+    for operation in operations_behind(side.operand):
         if operation.name in ("mul", "multiply") and operation.out.tensor.is_complex():
             return True
         if operation.name in ("add", "sub") and len(operation.inputs) == 2:

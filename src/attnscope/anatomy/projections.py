@@ -81,6 +81,7 @@ def projection_of(path: Path, layouts: Layouts) -> Projection | None:
         mapped = bias_map(bias, path.origin, layouts, channels=operation.name in CONVOLUTION)
         if mapped is not None:
             found.biases.append(mapped)
+    found.adapters += weight_companions(weight)
     for adding, item in path.beside:
         if is_weight(item) and adding.name == "add" and item.numel > 1:
             mapped = added_bias_map(item, adding, path.origin, layouts)
@@ -88,11 +89,27 @@ def projection_of(path: Path, layouts: Layouts) -> Projection | None:
                 found.biases.append(mapped)
         elif item.inputs and item.params:
             own = {parameter_behind(value) for value in operation.inputs if is_weight(value)}
-            found.adapters += [value for value in _parameters_between(item, data) if value not in own]
+            found.adapters += [value for value in parameters_between(item, data) if value not in own]
     return found
 
 
-def _parameters_between(value: Value, data: Value) -> list[Value]:
+def weight_companions(weight: Value) -> list[Value]:
+    """The other parameters that a weight is made from: a magnitude beside a direction, merged adapters."""
+    main = parameter_behind(weight)
+    found, waiting, seen = [], [weight], set()
+    while waiting:
+        item = waiting.pop()
+        if item.number in seen:
+            continue
+        seen.add(item.number)
+        if item.leaf == "parameter" and item is not main:
+            found.append(item)
+        elif item.producer is not None:
+            waiting.extend(item.producer.inputs)
+    return sorted(found, key=lambda item: item.number)
+
+
+def parameters_between(value: Value, data: Value) -> list[Value]:
     """The parameters on the way from a value back to the projection's input."""
     found, waiting, seen = [], [value], set()
     while waiting:

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from attnscope.anatomy.blocks import Source
 from attnscope.anatomy.frames import followed_modules, source_of, user_place
-from attnscope.anatomy.vocabulary import DROPOUT, WHOLE, base_name
+from attnscope.anatomy.vocabulary import DROPOUT, FACTORY, WHOLE, base_name
 
 Replace = Mapping[int, Callable[[Tensor, tuple[Any, ...]], Tensor]]
 
@@ -196,7 +196,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _made(self, operation: Operation, tensor: Tensor, output: int) -> Value:
         value = Value(len(self.record.values), tensor, producer=operation, output=output)
-        for other in operation.inputs:
+        for other in operation.inputs if operation.name not in FACTORY else ():
             value.params |= other.params
             value.inputs |= other.inputs
         self.record.values.append(value)

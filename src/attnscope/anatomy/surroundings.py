@@ -10,8 +10,17 @@ from attnscope.anatomy.blocks import DropoutStep, ParameterSlice
 from attnscope.anatomy.contraction import contraction_of
 from attnscope.anatomy.dissect import Dissected, Dissection, hidden_of
 from attnscope.anatomy.layout import Layouts
-from attnscope.anatomy.paths import bare, is_weight, main_operand, projection_sides
-from attnscope.anatomy.projections import Projection, added_bias_map, bias_map, parameter_behind, slice_of, varying
+from attnscope.anatomy.paths import bare, is_weight, leads_to, main_operand, projection_sides
+from attnscope.anatomy.projections import (
+    Projection,
+    added_bias_map,
+    bias_map,
+    parameter_behind,
+    parameters_between,
+    slice_of,
+    varying,
+    weight_companions,
+)
 from attnscope.anatomy.record import Operation, Record, Value
 from attnscope.anatomy.vocabulary import BINARY, CAST, CONVOLUTION, DROPOUT, JOIN, LAYOUT, NORM, UNARY
 
@@ -85,7 +94,10 @@ def surroundings_of(dissected: Dissected, dissection: Dissection, norms: NormMod
     if operation is not None:
         sides = projection_sides(operation)
         assert sides is not None
-        found.output = Projection(operation, sides[0], operation.out, None)
+        found.output = Projection(
+            operation, sides[0], operation.out, None,
+            adapters=weight_companions(sides[1]) + _low_rank_adapters(operation, sides[0]),
+        )
         _read_output(found, dissected, operation, dissection.layouts)
         value = _with_bias(operation.out)
     found.output_value = value
@@ -117,6 +129,19 @@ def _next_projection(context: Value, dissected: Dissected, norms: NormModules) -
                     seen.add(item.number)
                     waiting.append(item)
     return last, None
+
+
+def _low_rank_adapters(operation: Operation, data: Value) -> list[Value]:
+    """The parameters of paths from the same data that are added to a projection's output."""
+    found: list[Value] = []
+    for consumer in _consumers(operation.out):
+        for item in consumer.inputs if consumer.name == "add" else ():
+            if item.params and item.inputs and leads_to(item, data, limit=12) and not leads_to(
+                item, operation.out, limit=60
+            ):
+                found += parameters_between(item, data)
+    own = {parameter_behind(value) for value in operation.inputs if is_weight(value)}
+    return [value for value in found if value not in own]
 
 
 def _with_bias(value: Value) -> Value:
@@ -206,22 +231,28 @@ def _read_output(found: Surroundings, dissected: Dissected, operation: Operation
         found.output_heads.append((part,))
 
 
-def _origins(dissected: Dissected, norms: NormModules) -> dict[int, int]:
-    """Tensors that the queries come from, through norms and elementwise steps: id -> how many norms lie between."""
+def _origins(dissected: Dissected, norms: NormModules) -> dict[int, Operation | None]:
+    """Tensors that the queries come from: id -> the norm nearest to it on the way to the queries, if any.
+
+    The way leads through norms, elementwise steps and at most one linear map (a low-rank bottleneck).
+    """
     side = dissected.query or dissected.scorer_hidden
     if side is None:
         return {}
-    value, depth = hidden_of(side), 0
-    found: dict[int, int] = {}
+    value, last, projections = hidden_of(side), None, 0
+    found: dict[int, Operation | None] = {}
     for _ in range(40):
-        found.setdefault(id(value.tensor), depth)
+        found.setdefault(id(value.tensor), last)
         operation = value.producer
         if operation is None:
             break
         if norms.is_norm(operation):
-            value, depth = norms.input_of(operation), depth + 1
+            value, last = norms.input_of(operation), operation
             continue
+        sides = projection_sides(operation)
+        projections += sides is not None
         following = main_operand(operation, value) if operation.name in LAYOUT | CAST | UNARY else None
+        following = sides[0] if sides is not None and projections < 2 else following
         if following is None:
             break
         value = following
@@ -242,8 +273,9 @@ def _residual(found: Surroundings, dissected: Dissected, value: Value, norms: No
             ):
                 if id(bare(others[0]).tensor) in origins or id(others[0].tensor) in origins:
                     found.residual = operation
-                    depth = origins.get(id(others[0].tensor), origins.get(id(bare(others[0]).tensor), 0))
-                    _norms(found, dissected, operation, depth, norms)
+                    place = id(others[0].tensor)
+                    between = origins[place] if place in origins else origins[id(bare(others[0]).tensor)]
+                    _norms(found, dissected, operation, between, norms)
                     break
             parallel = operation.name == "add" and n_added < 3  # an mlp beside the attention (GPT-J)
             passes = operation.name in LAYOUT | CAST | DROPOUT | {"written"} or norms.is_norm(operation) or parallel
@@ -257,26 +289,23 @@ def _residual(found: Surroundings, dissected: Dissected, value: Value, norms: No
                         seen.add(item.number)
                         waiting.append(item)
     if found.residual is None:
-        _norms(found, dissected, None, 0, norms)
+        _norms(found, dissected, None, None, norms)
 
 
 def _norms(
-    found: Surroundings, dissected: Dissected, residual: Operation | None, depth: int, norms: NormModules
+    found: Surroundings, dissected: Dissected, residual: Operation | None, between: Operation | None,
+    norms: NormModules,
 ) -> None:
+    """The norm beside an attention: between the residual stream and the queries, or after the addition."""
     side = dissected.query or dissected.scorer_hidden
-    before = bare(hidden_of(side)).producer if side is not None else None
+    before = between if residual is not None else bare(hidden_of(side)).producer if side is not None else None
     made = residual.out if residual is not None else found.output_value
     readers = _consumers(made) if made is not None else []
     after = readers[0] if readers and all(norms.is_norm(item) for item in readers) else None
-    if after is None and residual is not None and found.inner_norm is not None and not depth:
-        after = found.inner_norm
-    if depth and before is not None and norms.is_norm(before):
+    if before is not None and norms.is_norm(before):
         found.norms, found.norm_place = [before], "pre"
-    elif residual is None and norms.is_norm(before):
-        assert before is not None
-        found.norms, found.norm_place = [before], "pre"
-    elif after is not None:
-        found.norms, found.norm_place = [after], "post"
+    elif after is not None or (residual is not None and found.inner_norm is not None):
+        found.norms, found.norm_place = [item for item in (after or found.inner_norm,) if item is not None], "post"
 
 
 def _consumers(value: Value) -> list[Operation]:

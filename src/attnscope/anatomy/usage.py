@@ -126,7 +126,7 @@ def joins_residual(operation: Operation) -> bool:
 
 def _unused_role(name: str, value: Value, model: nn.Module) -> Role:
     """A guess for a parameter that nothing reads, from the kind of its module."""
-    module = model.get_submodule(name.rpartition(".")[0])
+    module = dict(model.named_modules()).get(name.rpartition(".")[0], model)
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return Role.EMBEDDING
     if all(item.dim() <= 1 for item in module.parameters(recurse=False)):

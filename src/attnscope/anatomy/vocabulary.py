@@ -36,7 +36,8 @@ UNARY = _names(
     masked_fill tril triu threshold logsigmoid erf bernoulli sparsemax layer_norm native_layer_norm
     rms_norm _fused_rms_norm group_norm native_group_norm batch_norm native_batch_norm _batch_norm_with_update
     _native_batch_norm_legit instance_norm cumsum normalize _safe_softmax renorm log10 log2 round floor ceil
-    _native_batch_norm_legit_no_training cudnn_batch_norm _batch_norm_impl_index
+    _native_batch_norm_legit_no_training cudnn_batch_norm _batch_norm_impl_index _weight_norm
+    _weight_norm_interface
     """
 )
 BINARY = _names(
@@ -85,6 +86,22 @@ POOLING = _names(
     max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
     adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d _adaptive_avg_pool2d
     _adaptive_avg_pool3d max_pool2d_with_indices max_pool3d_with_indices
+    """
+)
+
+LOSS = _names(
+    """
+    cross_entropy_loss nll_loss nll_loss_nd nll_loss2d mse_loss l1_loss smooth_l1_loss huber_loss
+    binary_cross_entropy binary_cross_entropy_with_logits kl_div ctc_loss _ctc_loss cosine_embedding_loss
+    hinge_embedding_loss margin_ranking_loss multi_margin_loss multilabel_margin_loss triplet_margin_loss
+    """
+)
+
+# Take only the shape of their operand: what they make does not depend on its numbers.
+FACTORY = _names(
+    """
+    new_empty new_zeros new_ones new_full empty_like zeros_like ones_like full_like rand_like randn_like
+    randint_like new_empty_strided
     """
 )
 
