@@ -185,7 +185,8 @@ ROWS = [
         "layers.{}.attn", "Wqkv", "Wo", STACKED, False, **ROTARY, masks=PAD[False], causal=False, norm_place=ANY)),
     row("RoFormer", "RoFormerModel", "RoFormerConfig", BERT_LIKE, tokens(True), lambda layer: attention(
         f"encoder.layer.{layer}.attention.self", masks=PAD[False], norm_place="post", **ROTARY)),
-    row("MPNet", "MPNetModel", "MPNetConfig", {**BERT_LIKE, "pad_token_id": 0}, tokens(True), encoder(
+    row("MPNet", "MPNetModel", "MPNetConfig", BERT_LIKE, lambda: {
+        "input_ids": TOKENS + 2, "attention_mask": REAL.long()}, encoder(  # its padding token is 1, always
         "encoder.layer.{}.attention.attn", "q k v o", positions=("absolute", "relative bias"))),
     row("CLIP vision", "CLIPVisionModel", "CLIPVisionConfig", VISION, pictures, lambda layer: attention(
         f"encoder.layers.{layer}.self_attn", positions=("absolute",), n_queries=5, n_keys=5,
