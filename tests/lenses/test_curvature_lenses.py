@@ -88,10 +88,10 @@ def test_ends_of_the_spectrum_agree_with_the_dense_hessian() -> None:
     share = lens("negative_share").measure(probe)
     for index, name in enumerate(top.labels("block")):
         values = np.linalg.eigvalsh(true[f"{name} {name}"])
-        assert top.values[index] == pytest.approx(values[-1], rel=1e-3)
-        assert top.facts["smallest"][index] == pytest.approx(values[0], rel=1e-3, abs=1e-6)
+        assert top.values[index] == pytest.approx(values[-1], rel=1e-2)
+        assert top.facts["smallest"][index] == pytest.approx(values[0], rel=1e-2, abs=1e-6)
         down, up = max(-values[0], 0), max(values[-1], 0)
-        assert share.values[index] == pytest.approx(down / (down + up), rel=1e-3, abs=1e-6)
+        assert share.values[index] == pytest.approx(down / (down + up), rel=2e-2, abs=1e-6)
 
 
 def test_traces_agree_with_the_dense_hessian_within_their_errors() -> None:

@@ -74,11 +74,13 @@ class PreconditionedTopEigenvalue(Lens):
     def _measured(
         self, probe: Probe, in_steps: Rescaled, steps: Steps, moved: list[str], kept: list[str]
     ) -> Reading:
-        found = lanczos(in_steps, kept, max_steps=self.max_steps, seed=probe.seed, held=4 * self.max_parameters)
+        found = lanczos(
+            in_steps, kept, max_steps=self.max_steps, tolerance=0.01, seed=probe.seed, held=4 * self.max_parameters
+        )
         whole = Joined(in_steps, moved)
         top: float | None = None
         if whole.sizes["all"] <= 4 * self.max_parameters:
-            top = lanczos(whole, max_steps=self.max_steps, seed=probe.seed)["all"].top
+            top = lanczos(whole, max_steps=self.max_steps, tolerance=0.01, seed=probe.seed)["all"].top
         return self.reading(
             [ritz.top for ritz in found.values()], coords={"block": tuple(found)}, step=probe.step,
             facts={
