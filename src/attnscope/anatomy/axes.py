@@ -141,7 +141,9 @@ def _plain(contraction: Contraction) -> bool:
 
 def key_places(found: Found, layouts: Layouts) -> Tensor | None:
     """Flat indices in the raw scores of the elements that one weighted sum runs over."""
-    assert found.raw is not None and found.value_product is not None and found.pattern is not None
+    assert found.raw is not None
+    assert found.value_product is not None
+    assert found.pattern is not None
     index = layouts.replay(found.pattern, found.raw)
     if index is None:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from attnscope.anatomy.axes import Side
@@ -61,8 +60,8 @@ def describe(
         scale_factors=tuple(factor.value for factor in dissected.factors if factor.value is not None) if dot else (),
         scale_step=step_of(dissected.factors[0].operation) if dissected.factors else None,
         score_step=step_of(found.first), value_step=step_of(value_operation),
-        mask=tuple(mask.step for mask in dissected.masks if not mask.bias_only), softmax=_softmax(dissected, dissection),
-        dropout=tuple(beside.dropout), positions=positions, rotary_sides=sides,
+        mask=tuple(mask.step for mask in dissected.masks if not mask.bias_only),
+        softmax=_softmax(dissected, dissection), dropout=tuple(beside.dropout), positions=positions, rotary_sides=sides,
         residual=beside.residual is not None, residual_step=step_of(beside.residual),
         norm_place=beside.norm_place, causal_source=_causal(dissected),
         head_layout=dissected.axes.mixed if dissected.axes.mixed != "ok" else beside.merged,

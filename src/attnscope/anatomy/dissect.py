@@ -17,7 +17,7 @@ from attnscope.anatomy.find import Finder, Found
 from attnscope.anatomy.layout import Layouts
 from attnscope.anatomy.masks import Mask, described, forbidden_by, masks_of
 from attnscope.anatomy.network_axes import network_axes
-from attnscope.anatomy.paths import Path, bare, main_operand, path_back, projection_sides
+from attnscope.anatomy.paths import bare, main_operand, path_back, projection_sides
 from attnscope.anatomy.record import Operation, Record, Value
 from attnscope.anatomy.rows import Provenance
 from attnscope.anatomy.scaling import Factor, factors_before, factors_on, fused_in_product, product_of
@@ -126,7 +126,8 @@ def dissect(record: Record) -> Dissection:
 def _scored(found: Found, layouts: Layouts) -> Dissected:
     form = _form(found)
     product, raw = found.product, found.raw
-    assert raw is not None and found.value_product is not None
+    assert raw is not None
+    assert found.value_product is not None
     additive = form in (Form.ADDITIVE, Form.POOLED, Form.LINEAR_QUERY)
     named: dict[str, Side] = {}
     if product is None or additive:
@@ -169,8 +170,8 @@ def _fused(found: Found, layouts: Layouts) -> Dissected:
     sides = {"a": side_of(query, layouts), "b": side_of(key, layouts)}
     axes, named = score_axes(scores, product, None, sides, layouts)
     dissected = Dissected(
-        found, Form.FUSED, Kind.SELF, axes, named["query"], named["key"], side_of(value, layouts, through_nonlinear=False),
-        weighing_of(weighs, "a", None, axes, layouts),
+        found, Form.FUSED, Kind.SELF, axes, named["query"], named["key"],
+        side_of(value, layouts, through_nonlinear=False), weighing_of(weighs, "a", None, axes, layouts),
     )
     dissected.masks = _fused_masks(operation, scores, axes, layouts)
     width = query.shape[-1]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from attnscope.anatomy.contraction import Contraction, contraction_of
 from attnscope.anatomy.indexing import coordinates_of
 from attnscope.anatomy.layout import Layouts
@@ -218,10 +216,7 @@ class Finder:
 
     def _scores_positions(self, product: Contraction) -> bool:
         """Whether rows and columns of a product are positions (so that it is a score matrix)."""
-        for side in ("a", "b"):
-            if self._weighs_positions(product, side):
-                return False
-        return True
+        return not any(self._weighs_positions(product, side) for side in ("a", "b"))
 
     def _scored_by_network(self, attention: Found) -> Found | None:
         """Additive, gated or linear scores: the normaliser's input leads to a parameter product."""
@@ -250,7 +245,9 @@ class Finder:
 
         A gate over experts or classes is a softmax over different rows of one parameter.
         """
-        assert attention.pattern is not None and attention.value_product is not None and attention.raw is not None
+        assert attention.pattern is not None
+        assert attention.value_product is not None
+        assert attention.raw is not None
         contraction = attention.product or contraction_of(attention.first)
         index = self.layouts.replay(attention.pattern, attention.raw)
         places = None

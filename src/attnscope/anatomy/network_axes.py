@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from attnscope.anatomy.axes import ScoreAxes, arranged, key_axes_of, key_places
@@ -35,7 +34,9 @@ def _query_and_head_axes(found: Found, layouts: Layouts) -> tuple[list[int], lis
     Heads are the columns of its last layer; queries are the rows of the pattern that share their values.
     """
     raw, weighs, pattern = found.raw, found.value_product, found.pattern
-    assert raw is not None and weighs is not None and pattern is not None
+    assert raw is not None
+    assert weighs is not None
+    assert pattern is not None
     rank = len(raw.shape)
     contraction = contraction_of(found.first)
     head_axes = [rank - 1] if raw.shape[-1] > 1 and contraction is not None else []

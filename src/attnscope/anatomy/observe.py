@@ -165,7 +165,8 @@ def _allowed(dissected: Dissected) -> Tensor | None:
 
 def _recomputed(dissected: Dissected, query: Tensor | None, key: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Scores and pattern of a fused kernel, from its operands."""
-    assert query is not None and key is not None
+    assert query is not None
+    assert key is not None
     raw = query @ key.mT
     scores = raw * (dissected.scale if dissected.scale is not None else 1.0)
     for mask in dissected.masks:

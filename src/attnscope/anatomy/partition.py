@@ -43,7 +43,10 @@ class Partition:
                 if layer not in shared:
                     self.blocks[holder] = replace(block, shared_by=(*shared, layer))
             return holder
-        free = [part for part in parts if not any(overlaps(part, other) for other in self.taken.get(part.parameter, ()))]
+        free = [
+            part for part in parts
+            if not any(overlaps(part, other) for other in self.taken.get(part.parameter, ()))
+        ]
         if not free:
             return ""
         for part in free:

@@ -268,15 +268,13 @@ def _residual(found: Surroundings, dissected: Dissected, value: Value, norms: No
         current = waiting.pop(0)
         for operation in current.consumers:
             others = [item for item in operation.inputs if item is not current and item.numel > 1]
-            if (operation.name == "add" and others and others[0].params and others[0].inputs) or (
-                operation.name == "add" and others and others[0].numel == current.numel
-            ):
-                if id(bare(others[0]).tensor) in origins or id(others[0].tensor) in origins:
-                    found.residual = operation
-                    place = id(others[0].tensor)
-                    between = origins[place] if place in origins else origins[id(bare(others[0]).tensor)]
-                    _norms(found, dissected, operation, between, norms)
-                    break
+            known = [
+                place for item in others[:1] for place in (id(item.tensor), id(bare(item).tensor)) if place in origins
+            ]
+            if operation.name == "add" and known:
+                found.residual = operation
+                _norms(found, dissected, operation, origins[known[0]], norms)
+                break
             parallel = operation.name == "add" and n_added < 3  # an mlp beside the attention (GPT-J)
             passes = operation.name in LAYOUT | CAST | DROPOUT | {"written"} or norms.is_norm(operation) or parallel
             passes = passes or (operation.name in BINARY and not any(item.inputs for item in others))
