@@ -17,6 +17,7 @@ _VERBS = {
     "report": "attnscope.pages.page",
     "trace": "attnscope.anatomy.trace",
 }
+_SHOWN_BY = {"diagnose": "attnscope.pages.notebook"}  # draws the verb's result in a notebook
 __all__ = ["Case", "diagnose", "explain", "report", "trace"]
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _VERBS:
         raise AttributeError(f"module 'attnscope' has no attribute {name!r}; its verbs are {', '.join(__all__)}")
+    if name in _SHOWN_BY:
+        importlib.import_module(_SHOWN_BY[name])
     return getattr(importlib.import_module(_VERBS[name]), name)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from html import escape
@@ -203,7 +203,9 @@ class Diagnosis:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows; `attnscope.report` writes the whole page."""
+        """What a notebook shows: the map when pages are loaded, else a table."""
+        if _drawn_in_notebooks is not None:
+            return _drawn_in_notebooks(self)
         rows = "".join(
             "<tr>" + "".join(
                 f'<td style="text-align:left;vertical-align:top">{escape(printable(cell))}</td>'
@@ -293,6 +295,19 @@ class Diagnosis:
                 f"{path} is not whole JSON ({error}); make it again with `check --save`"
             ) from error
         return cls.from_dict(data)
+
+
+def draw_in_notebooks(draw: Callable[[Diagnosis], str]) -> None:
+    """Lets a higher layer draw every diagnosis in notebooks; this one may not import it.
+
+    Args:
+        draw: from a diagnosis to HTML without scripts.
+    """
+    global _drawn_in_notebooks
+    _drawn_in_notebooks = draw
+
+
+_drawn_in_notebooks: Callable[[Diagnosis], str] | None = None
 
 
 def _finding(data: Mapping[str, Any]) -> Finding:

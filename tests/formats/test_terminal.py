@@ -70,7 +70,8 @@ def test_no_attention_is_said_plainly() -> None:
     assert "No attention was found in this model." in formats.text(diagnoses.without_attention())
 
 
-def test_print_and_notebook_show_the_same_findings() -> None:
+def test_print_and_notebook_show_the_same_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnscope.findings._drawn_in_notebooks", None)  # as when pages are not loaded
     diagnosis = diagnoses.faulty()
     for shown in (str(diagnosis), diagnosis._repr_html_()):
         for finding in diagnosis.findings:

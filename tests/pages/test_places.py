@@ -122,6 +122,7 @@ def test_the_notebook_form_is_inert_and_complete() -> None:
         for forbidden in ("<script", "<img", "<style", "<link", "http:", "\u202e"):
             assert forbidden not in shown
     shown = as_html(diagnoses.faulty())
+    assert diagnoses.faulty()._repr_html_() == shown
     for finding in diagnoses.findings():
         assert finding.code in shown
     assert "layer 3, mask: error" in shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup, escape
 
-from attnscope.findings import Diagnosis, Finding, Severity
+from attnscope.findings import Diagnosis, Finding, Severity, draw_in_notebooks
 from attnscope.formats.files import where
 from attnscope.formats.model_map import Cell, ModelMap, State, model_map
 from attnscope.formats.numbers import count
@@ -23,7 +23,7 @@ CELL, PITCH = 12.0, 14.0
 
 
 def as_html(diagnosis: Diagnosis) -> str:
-    """A fragment for a notebook's output: `IPython.display.HTML(as_html(diagnosis))`.
+    """A fragment for a notebook's output; a diagnosis that ends a cell shows itself this way.
 
     Args:
         diagnosis: what `diagnose` returned.
@@ -95,3 +95,6 @@ def _square(cell: Cell, x: float, y: float) -> str:
         return box
     moved = f"translate({x + 1:g} {y + 1:g})"
     return box + element("path", d=shape, transform=moved, fill="#fff", pointer_events="none")
+
+
+draw_in_notebooks(as_html)

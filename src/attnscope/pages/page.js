@@ -242,10 +242,11 @@
     if (focus) byId("card-title").focus();
   }
   function readingsAt(place, state) {
-    const grouped = new Map();
-    for (const [number, flat] of data.places[place] || []) grouped.set(number, [...(grouped.get(number) || []), flat]);
+    const grouped = new Map(), layer = (place.match(/^(L\d+)\./) || [])[1];
+    const own = data.places[place], spoken = own || data.places[layer] || [];
+    for (const [number, flat] of spoken) grouped.set(number, [...(grouped.get(number) || []), flat]);
     if (!grouped.size) return state === "absent" ? [] : [make("h4", {}, "What was read here"), make("p", { class: "dim" }, "No reading speaks of this place alone.")];
-    const parts = [make("h4", {}, "What was read here, among all places")];
+    const parts = [make("h4", {}, own ? "What was read here, among all places" : `What was read of the whole layer ${layer}`)];
     for (const [number, flats] of grouped) {
       const reading = data.readings[number], values = flats.map((flat) => reading.v[flat]);
       const name = make("a", { href: `#r${number}` }, reading.t);
