@@ -19,6 +19,7 @@ from attnscope.anatomy.projections import FeatureMap, parameter_behind, slice_of
 from attnscope.anatomy.record import Operation, Value
 from attnscope.anatomy.scoring_network import network_parts
 from attnscope.anatomy.surroundings import Surroundings
+from attnscope.anatomy.unresolved import unresolved_in
 from attnscope.anatomy.vocabulary import SOFTMAX
 
 _VIEWS = {"view", "_unsafe_view", "reshape", "unflatten", "flatten"}
@@ -45,7 +46,6 @@ def describe(
     found, (n_batch, n_heads, n_query, n_key) = dissected.found, dissected.shape
     n_heads = sum(part.shape[1] for part in parts)
     roles = _role_parts(parts, around)
-    unresolved = [text for part in parts[:1] for text in part.unresolved]
     positions, sides = positions_of(dissected, dissection)
     dot = dissected.form in (Form.DOT_PRODUCT, Form.FUSED)
     width = dissected.axes.query_rows.shape[-1] if dot and dissected.axes.query_rows is not None else None
@@ -70,9 +70,7 @@ def describe(
     )
     if dot:
         attention = replace(attention, scale_note=_scale_note(attention, dissected))
-        if dissected.scale is None:
-            unresolved.append("the scale is learned or varies by head")
-    return replace(attention, unresolved=tuple(unresolved)), roles
+    return replace(attention, unresolved=tuple(unresolved_in(dissected, attention, roles))), roles
 
 
 def _common_module(parts: list[Found]) -> str:
