@@ -61,13 +61,17 @@
 
   // tooltips: one box for every number, cell and figure
   const tip = byId("tip");
-  let owner = null;
-  function showTip(element, parts, at) {
+  let owner = null, anchor = null;
+  function showTip(element, parts, at = element) {
     owner = element;
+    anchor = at;
     tip.replaceChildren(...parts);
     tip.hidden = false;
     element.setAttribute("aria-describedby", "tip");
-    const box = at || element.getBoundingClientRect(), mine = tip.getBoundingClientRect();
+    placeTip();
+  }
+  function placeTip() {
+    const box = anchor.getBoundingClientRect(), mine = tip.getBoundingClientRect();
     const left = Math.min(Math.max(8, (box.left + box.right) / 2 - mine.width / 2), innerWidth - mine.width - 8);
     const above = box.top - mine.height - 9;
     tip.style.left = `${left}px`;
@@ -113,7 +117,9 @@
     if (element && element.matches(":focus-visible")) { const parts = explain(element); if (parts) showTip(element, parts); }
   });
   document.addEventListener("focusout", hideTip);
-  addEventListener("scroll", hideTip, { passive: true, capture: true });
+  // Focus itself scrolls: what is focused keeps its explanation, what is only under the pointer loses it.
+  addEventListener("scroll", () => { if (owner && owner === document.activeElement) placeTip(); else hideTip(); },
+    { passive: true, capture: true });
 
   // the map
   const map = document.querySelector("table.map");
@@ -310,8 +316,7 @@
     const x = left + step * column, y = top + height * row;
     cross.setAttribute("d", along ? `M${x} ${top}v${height}` : `M${x - 1} ${y - 1}h${width}v${height}h-${width}z`);
     svg.dataset.at = `${row} ${column}`;
-    const box = cross.getBoundingClientRect();
-    showTip(svg, [make("b", {}, where(reading, flat)), make("span", {}, full(reading, flat))], box);
+    showTip(svg, [make("b", {}, where(reading, flat)), make("span", {}, full(reading, flat))], cross);
     byId("status").textContent = `${where(reading, flat)}: ${full(reading, flat)}`;
   }
   for (const svg of document.querySelectorAll("svg.hit")) {
