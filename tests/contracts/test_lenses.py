@@ -16,7 +16,7 @@ from attnscope.readings import Reading
 from attnscope.testing import ContractError, check_docstring, check_lens, check_member
 
 NAMES = catalogue.names("lenses")
-SMALLER = {"n_probes": 3, "max_steps": 5, "n_starts": 1, "steps": 5, "points": 21}
+SMALLER = {"n_probes": 3, "max_steps": 5, "n_steps": 3, "points": 21}
 
 
 def made(name: str) -> Lens:

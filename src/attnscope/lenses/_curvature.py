@@ -1,4 +1,4 @@
-"""What curvature lenses share: one Hessian and one Lanczos run per moment, and reasons when there can be none."""
+"""What curvature lenses share: one Hessian and its traces per moment, and the reasons when there can be none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from attnscope.anatomy.blocks import Block
 from attnscope.curvature.estimate import Estimate
 from attnscope.curvature.hessian import Hessian
 from attnscope.curvature.hutchinson import trace
-from attnscope.curvature.lanczos import BOTTOM, TOP, Ritz, lanczos
 from attnscope.errors import AttnscopeError, CaseError
 from attnscope.lenses import Lens
 from attnscope.probe import Probe
@@ -50,30 +49,6 @@ def hessian_of(probe: Probe, lens: Lens, dtype: str = "float32") -> Hessian | Re
     try:
         found = Hessian(
             probe.model, [probe.batch], probe.loss_of, blocks, dtype=DTYPES[dtype], seed=probe.seed
-        )
-    except AttnscopeError as error:
-        return _unmade(lens, FAILED, str(error))
-    probe.shared[key] = found
-    return found
-
-
-def both_ends(
-    probe: Probe, lens: Lens, *, max_steps: int, max_parameters: int, dtype: str
-) -> dict[str, Ritz] | Reading:
-    """Both ends of every block's spectrum, shared by the lenses that need either."""
-    key = f"lanczos {max_steps} {max_parameters} {dtype}"
-    if key in probe.shared:
-        return cast(dict[str, Ritz], probe.shared[key])
-    operator = hessian_of(probe, lens, dtype)
-    if isinstance(operator, Reading):
-        return operator
-    names = [name for name, size in operator.sizes.items() if size <= max_parameters]
-    if not names:
-        return lens.not_applicable(f"every block has more than {max_parameters} parameters")
-    try:
-        found = lanczos(
-            operator, names, max_steps=max_steps, tolerance=0.01, ends=(TOP, BOTTOM), seed=probe.seed,
-            held=4 * max_parameters,
         )
     except AttnscopeError as error:
         return _unmade(lens, FAILED, str(error))

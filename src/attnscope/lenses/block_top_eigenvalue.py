@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from attnscope.curvature.lanczos import BOTTOM, TOP, lanczos
+from attnscope.errors import AttnscopeError
 from attnscope.lenses import DEEP, Lens
-from attnscope.lenses._curvature import both_ends, left_out
+from attnscope.lenses._curvature import hessian_of, left_out, not_measured
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
@@ -46,11 +48,19 @@ class BlockTopEigenvalue(Lens):
 
     def measure(self, probe: Probe) -> Reading:
         """The largest eigenvalue of every block."""
-        found = both_ends(
-            probe, self, max_steps=self.max_steps, max_parameters=self.max_parameters, dtype=self.dtype
-        )
-        if isinstance(found, Reading):
-            return found
+        operator = hessian_of(probe, self, self.dtype)
+        if isinstance(operator, Reading):
+            return operator
+        names = [name for name, size in operator.sizes.items() if size <= self.max_parameters]
+        if not names:
+            return self.not_applicable(f"every block has more than {self.max_parameters} parameters")
+        try:
+            found = lanczos(
+                operator, names, max_steps=self.max_steps, tolerance=0.01, ends=(TOP, BOTTOM), seed=probe.seed,
+                held=4 * self.max_parameters,
+            )
+        except AttnscopeError as error:
+            return not_measured(self, error)
         return self.reading(
             [ritz.top for ritz in found.values()], coords={"block": tuple(found)}, step=probe.step,
             facts={

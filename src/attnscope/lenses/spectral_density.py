@@ -6,40 +6,37 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from attnscope.curvature.combined import Joined
-from attnscope.curvature.lanczos import TOP, lanczos
+from attnscope.curvature.ubaru2017slq import slq
 from attnscope.errors import AttnscopeError
 from attnscope.lenses import DEEP, Lens
 from attnscope.lenses._curvature import hessian_of, not_measured
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
-Floats = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class SpectralDensity(Lens):
     """How the curvatures of all directions are distributed, over the whole model.
 
-    **Measures** the density of the Hessian's eigenvalues on a grid: the mean over `n_starts` random starts of
-    the Lanczos quadrature, each node widened to a Gaussian of `width` times the spectrum's range (unit
-    parameter^2/loss; it integrates to 1).
+    **Measures** the density of the Hessian's eigenvalues on a grid: the mean over `n_probes` random starts
+    of the Lanczos quadrature, each node widened to a Gaussian of `width` times the spectrum's range, with
+    standard errors (unit parameter^2/loss; it integrates to 1).
 
     **Reading it** a healthy spectrum is a tall bulk at 0 with a short negative tail and a few large
     positive outliers, about as many as classes. A heavy negative half: far from any valley. All mass at
     0: a dead model. The height of the bulk depends on `width`; positions do not.
 
-    **Shapes** [eigenvalue]. Facts: `nodes`, `weights`: the quadrature of each start as nested lists;
-    `largest`, `smallest`: the ends found; `negative_mass`: share of weight on nodes below minus one
-    width.
+    **Shapes** [eigenvalue], with standard errors. Facts: `nodes`, `weights`: the quadrature of each start as
+    nested lists; `largest`, `smallest`: the ends met; `negative_share`: sum of |negative| over sum of |all|
+    eigenvalues; `effective_rank`: how many directions carry the curvature.
 
-    **Cost** one gradient with a graph and `n_starts` times `steps` full products (two gradients each);
-    memory of `steps` vectors of the model.
+    **Cost** one gradient with a graph and `n_probes * n_steps` full products (two gradients each); memory of
+    `n_steps` vectors of the model.
 
     **Reference** Ghorbani, Krishnan & Xiao 2019, An Investigation into Neural Net Optimization via Hessian
-    Eigenvalue Density, arXiv:1901.10159; Golub & Welsch 1969.
+    Eigenvalue Density, arXiv:1901.10159; Ubaru, Chen & Saad 2017 (the quadrature).
     """
 
     unit: ClassVar[str] = "parameter^2/loss"
@@ -47,8 +44,8 @@ class SpectralDensity(Lens):
     needs: ClassVar[tuple[str, ...]] = ("hessian", "loss")
     effort: ClassVar[str] = DEEP
 
-    n_starts: int = 2
-    steps: int = 30
+    n_probes: int = 2
+    n_steps: int = 30
     points: int = 201
     width: float = 0.01
     max_parameters: int = 16_000_000
@@ -65,30 +62,22 @@ class SpectralDensity(Lens):
                 f"the model trains {whole.sizes['all']} parameters, more than max_parameters={self.max_parameters}"
             )
         try:
-            runs = [
-                lanczos(whole, max_steps=self.steps, tolerance=0.0, ends=(TOP,), seed=probe.seed + start)["all"]
-                for start in range(self.n_starts)
-            ]
+            found = slq(whole, n_probes=self.n_probes, n_steps=self.n_steps, seed=probe.seed)["all"]
         except AttnscopeError as error:
             return not_measured(self, error)
-        low = min(run.bottom for run in runs)
-        high = max(run.top for run in runs)
+        low = min(float(nodes.min()) for nodes in found.nodes)
+        high = max(float(nodes.max()) for nodes in found.nodes)
         spread = self.width * ((high - low) or 1.0)
         grid = np.linspace(low - 4 * spread, high + 4 * spread, self.points)
-        density = np.mean([widened(grid, run.values, run.weights, spread) for run in runs], axis=0)
-        negative = float(np.mean([run.weights[run.values < -spread].sum() for run in runs]))
+        density, errors = found.density(grid, spread)
         return self.reading(
-            density, coords={"eigenvalue": tuple(float(value) for value in grid)}, step=probe.step,
+            density, coords={"eigenvalue": tuple(float(value) for value in grid)}, stderr=errors, step=probe.step,
             facts={
-                "nodes": [run.values.tolist() for run in runs], "weights": [run.weights.tolist() for run in runs],
-                "largest": high, "smallest": low, "negative_mass": negative,
+                "nodes": [nodes.tolist() for nodes in found.nodes],
+                "weights": [weights.tolist() for weights in found.weights],
+                "largest": high,
+                "smallest": low,
+                "negative_share": found.negative_share().value,
+                "effective_rank": found.effective_rank().value,
             },
         )
-
-
-def widened(grid: Floats, nodes: Floats, weights: Floats, spread: float) -> Floats:
-    """The sum of Gaussians of the given standard deviation at the nodes."""
-    away = (grid[:, None] - nodes[None, :]) / spread
-    bells: Floats = np.exp(-(away**2) / 2) / (spread * np.sqrt(2 * np.pi))
-    total: Floats = bells @ weights
-    return total
