@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from attnscope.anatomy.blocks import Attention
+from attnscope.anatomy.observe import AttentionTensors
 from attnscope.lenses._low_rank import effective_weights, zeros_where_unreached
 from attnscope.lenses._parameters import named, part
 from attnscope.probe import Probe
@@ -148,3 +149,61 @@ def head_groups(attention: Attention) -> list[list[list[int]]]:
     if size == 1:
         return [neighbours]
     return [neighbours, [list(range(head, attention.n_heads, n_key)) for head in range(n_key)]]
+
+
+Form = Callable[[Tensor], Tensor]
+
+
+def product_forms(rotary: bool) -> dict[str, Form]:
+    """What is compared of the products W dW^T: all, or what a rotation by position leaves as it is."""
+    if not rotary:
+        return {"matrix": _whole}
+    return {
+        "rotary planes (i, i + d/2)": _planes(half=True),
+        "rotary planes (2i, 2i + 1)": _planes(half=False),
+        "trace": _trace,
+    }
+
+
+def _whole(product: Tensor) -> Tensor:
+    return product
+
+
+def _trace(product: Tensor) -> Tensor:
+    return product.diagonal().sum().reshape(1)
+
+
+def _planes(*, half: bool) -> Callable[[Tensor], Tensor]:
+    """Trace and antisymmetric part of every rotary plane: what commutes with the rotations."""
+
+    def form(product: Tensor) -> Tensor:
+        width = product.shape[0] // 2
+        index = torch.arange(width)
+        first, second = (index, index + width) if half else (2 * index, 2 * index + 1)
+        trace = product[first, first] + product[second, second]
+        turn = product[first, second] - product[second, first]
+        return torch.cat([trace, turn])
+
+    return form
+
+
+def is_projected(attention: Attention, factors: Factors, observed: AttentionTensors) -> bool:
+    """Whether queries are what their projection made of the input, up to a factor and a rotation."""
+    if observed.hidden is None or observed.query is None or observed.hidden.ndim != 3:
+        return True
+    for head in range(min(attention.n_heads, observed.query.shape[1])):
+        factor = factors.head(attention, "query", head)
+        if factor is None:
+            continue
+        hidden = observed.hidden.detach().double().cpu()
+        extra = factor.weight.shape[1] - hidden.shape[-1]
+        if extra not in (0, 1):
+            return True  # the input is not what this weight multiplies; the identity is tried all the same
+        hidden = torch.cat([hidden, hidden.new_ones(*hidden.shape[:2], extra)], -1)
+        made, seen = (hidden @ factor.weight.T).norm(dim=-1), observed.query[:, head].double().cpu().norm(dim=-1)
+        if made.shape != seen.shape:
+            return True
+        parallel = float((made * seen).sum() / (made.norm() * seen.norm()).clamp(min=1e-300))
+        if parallel < 1 - (1e-3 if observed.query.element_size() < 4 else 1e-5):
+            return False
+    return True

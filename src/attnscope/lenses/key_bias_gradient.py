@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,9 +11,8 @@ from torch import Tensor
 
 from attnscope.anatomy.blocks import Attention, Kind, ParameterSlice
 from attnscope.lenses import Lens
-from attnscope.lenses._factors import THRESHOLDS, precision_of
-from attnscope.lenses._low_rank import zeros_where_unreached
-from attnscope.lenses._parameters import named, part
+from attnscope.lenses._factors import THRESHOLDS, Factors, is_projected, precision_of
+from attnscope.lenses._parameters import part
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
@@ -43,12 +43,15 @@ class KeyBiasGradient(Lens):
     def measure(self, probe: Probe) -> Reading:
         """Reads both gradients per head."""
         precision = precision_of(probe)
-        gradients = zeros_where_unreached(named(probe.model), probe.gradients)
+        factors = Factors.of(probe)
+        gradients = factors.gradients
         attentions = probe.anatomy.attentions
         values = np.full((len(attentions), max((a.n_key_heads for a in attentions), default=0)), np.nan)
         skipped: dict[str, str] = {}
         for index, attention in enumerate(attentions):
             why = _why_not(attention)
+            if not why and not is_projected(attention, factors, probe.observation.attentions[index]):
+                why = "queries are normalised after their projection"
             if why:
                 skipped[attention.name] = why
                 continue
@@ -76,6 +79,10 @@ class KeyBiasGradient(Lens):
 def _why_not(attention: Attention) -> str:
     if "rotary" in attention.positions:
         return "rotary positions turn the key bias by its position"
+    if attention.softmax is not None and attention.softmax.normaliser != "softmax":
+        return f"the scores pass through {attention.softmax.normaliser}, no plain softmax"
+    if any("mul" in step.how and step.when == "before_softmax" for step in attention.mask):
+        return "the mask multiplies the scores"
     if attention.kind is Kind.SELF and attention.n_keys != attention.n_queries:
         return "there are more keys than tokens"
     if attention.n_key_heads != attention.n_heads:
@@ -94,7 +101,7 @@ def _bias(attention: Attention, role: str, head: int) -> ParameterSlice | None:
     return next((piece for piece in pieces if len(piece.shape) == 1), None)
 
 
-def _ratio(attention: Attention, gradients: dict[str, Tensor], head: int) -> float:
+def _ratio(attention: Attention, gradients: Mapping[str, Tensor], head: int) -> float:
     norms = []
     for role in ("key", "query"):
         piece = _bias(attention, role, head)

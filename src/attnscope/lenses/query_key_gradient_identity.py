@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from attnscope.anatomy.blocks import Attention
-from attnscope.anatomy.observe import AttentionTensors
 from attnscope.lenses import Lens
+from attnscope.lenses._elsewhere import used_elsewhere
 from attnscope.lenses._factors import (
     THRESHOLDS,
     Factors,
+    Form,
     head_groups,
+    is_projected,
     precision_of,
+    product_forms,
     residual,
     worst,
 )
@@ -65,6 +66,10 @@ class QueryKeyGradientIdentity(Lens):
                 skipped[attention.name] = why
                 continue
             row, forms[attention.name] = _layer(attention, factors, precision)
+            step = attention.score_step.index if attention.score_step is not None else None
+            if worst(row) > THRESHOLDS[precision] and used_elsewhere(probe, attention, ("query", "key"), step):
+                skipped[attention.name] = "queries or keys are used outside the scores, too"
+                continue
             values[index, : len(row)] = row
         if len(skipped) == len(attentions):
             return self.not_applicable("; ".join(f"{layer}: {why}" for layer, why in skipped.items())[:500])
@@ -98,39 +103,15 @@ def _why_not(probe: Probe, factors: Factors, index: int) -> str:
     if not factors.reached(attention, "query", "key"):
         return "no gradient reaches queries or keys"
     observed = probe.observation.attentions[index]
-    return "" if _is_projected(attention, factors, observed) else "queries are normalised after their projection"
-
-
-def _is_projected(attention: Attention, factors: Factors, observed: AttentionTensors) -> bool:
-    """Whether queries are what their projection made of the input, up to a factor and a rotation."""
-    if observed.hidden is None or observed.query is None or observed.hidden.ndim != 3:
-        return True
-    for head in range(min(attention.n_heads, observed.query.shape[1])):
-        factor = factors.head(attention, "query", head)
-        if factor is None:
-            continue
-        hidden = observed.hidden.detach().double().cpu()
-        extra = factor.weight.shape[1] - hidden.shape[-1]
-        if extra not in (0, 1):
-            return True  # the input is not what this weight multiplies; the identity is tried all the same
-        hidden = torch.cat([hidden, hidden.new_ones(*hidden.shape[:2], extra)], -1)
-        made, seen = (hidden @ factor.weight.T).norm(dim=-1), observed.query[:, head].double().cpu().norm(dim=-1)
-        if made.shape != seen.shape:
-            return True
-        parallel = float((made * seen).sum() / (made.norm() * seen.norm()).clamp(min=1e-300))
-        if parallel < 1 - (1e-3 if observed.query.element_size() < 4 else 1e-5):
-            return False
-    return True
+    return "" if is_projected(attention, factors, observed) else "queries are normalised after their projection"
 
 
 def _layer(attention: Attention, factors: Factors, precision: str) -> tuple[list[float], str]:
     """The residual of every key head, and the form of the identity that was used."""
-    rotary = "rotary" in attention.positions
-    forms = [_planes(half=True), _planes(half=False), _trace] if rotary else [_whole]
-    names = ["rotary planes (i, i + d/2)", "rotary planes (2i, 2i + 1)", "trace"] if rotary else ["matrix"]
+    forms = product_forms("rotary" in attention.positions)
     best: tuple[list[float], str] | None = None
     for grouping in head_groups(attention):
-        for form, name in zip(forms, names, strict=True):
+        for name, form in forms.items():
             row = [_head(attention, factors, head, group, form, precision) for head, group in enumerate(grouping)]
             if best is None or worst(row) < worst(best[0]):
                 best = row, name
@@ -144,7 +125,7 @@ def _head(
     factors: Factors,
     head: int,
     group: list[int],
-    form: Callable[[Tensor], Tensor],
+    form: Form,
     precision: str,
 ) -> float:
     key = factors.head(attention, "key", head)
@@ -157,25 +138,3 @@ def _head(
         return float("nan")
     size = max(key.size, *(query.size for query in queries if query is not None))
     return residual(left, right, size, precision)
-
-
-def _whole(product: Tensor) -> Tensor:
-    return product
-
-
-def _trace(product: Tensor) -> Tensor:
-    return product.diagonal().sum().reshape(1)
-
-
-def _planes(*, half: bool) -> Callable[[Tensor], Tensor]:
-    """Trace and antisymmetric part of every rotary plane: what commutes with the rotations."""
-
-    def form(product: Tensor) -> Tensor:
-        width = product.shape[0] // 2
-        index = torch.arange(width)
-        first, second = (index, index + width) if half else (2 * index, 2 * index + 1)
-        trace = product[first, first] + product[second, second]
-        turn = product[first, second] - product[second, first]
-        return torch.cat([trace, turn])
-
-    return form

@@ -11,7 +11,17 @@ import torch
 from attnscope.anatomy.blocks import Attention
 from attnscope.anatomy.observe import AttentionTensors
 from attnscope.lenses import Lens
-from attnscope.lenses._factors import THRESHOLDS, Factors, head_groups, precision_of, residual, worst
+from attnscope.lenses._elsewhere import used_elsewhere
+from attnscope.lenses._factors import (
+    THRESHOLDS,
+    Factors,
+    Form,
+    head_groups,
+    precision_of,
+    product_forms,
+    residual,
+    worst,
+)
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
@@ -52,6 +62,10 @@ class ValueOutputGradientIdentity(Lens):
                 skipped[attention.name] = why
                 continue
             row = _layer(attention, factors, precision)
+            step = attention.value_step.index if attention.value_step is not None else None
+            if worst(row) > THRESHOLDS[precision] and used_elsewhere(probe, attention, ("value",), step):
+                skipped[attention.name] = "values are used outside the attention, too"
+                continue
             values[index, : len(row)] = row
         if np.isnan(values).all():
             reasons = "; ".join(f"{layer}: {why}" for layer, why in skipped.items())
@@ -107,15 +121,16 @@ def _is_projected(factors: Factors, attention: Attention, observed: AttentionTen
 def _layer(attention: Attention, factors: Factors, precision: str) -> list[float]:
     best: list[float] = []
     for grouping in head_groups(attention):
-        row = [_head(attention, factors, head, group, precision) for head, group in enumerate(grouping)]
-        if not best or worst(row) < worst(best):
-            best = row
-        if worst(row) <= THRESHOLDS[precision]:
-            break
+        for form in product_forms("value" in attention.rotary_sides).values():
+            row = [_head(attention, factors, head, group, form, precision) for head, group in enumerate(grouping)]
+            if not best or worst(row) < worst(best):
+                best = row
+            if worst(row) <= THRESHOLDS[precision]:
+                return row
     return best
 
 
-def _head(attention: Attention, factors: Factors, head: int, group: list[int], precision: str) -> float:
+def _head(attention: Attention, factors: Factors, head: int, group: list[int], form: Form, precision: str) -> float:
     value = factors.head(attention, "value", head)
     outputs = [factors.head(attention, "output", query) for query in group]
     if value is None or any(output is None for output in outputs):
@@ -127,4 +142,4 @@ def _head(attention: Attention, factors: Factors, head: int, group: list[int], p
             return float("nan")
         right = right + output.weight @ output.gradient.T
     size = max(value.size, *(output.size for output in outputs if output is not None))
-    return residual(left, right, size, precision)
+    return residual(form(left), form(right), size, precision)
