@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from attnscope.case import Case
-from planting.families import LIBRARY, OWN, healthy_library, library_case, own_case
+from planting.families import LIBRARY, OWN, healthy_library, library_batch, library_case, own_case
+from planting.huggingface import train
 from planting.small import TASKS, healthy, small_case
 
 
@@ -99,11 +100,17 @@ def _cast(value: Any) -> Any:
     return type(value)(_cast(item) for item in value)
 
 
-def frozen_backbone(model: Any) -> Any:
-    """Only the classifier trains."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("classifier" in name)
-    return model
+def frozen_backbone(case: Case, name: str) -> Case:
+    """The trained backbone is frozen, and a new classifier learns on top of it."""
+    model: Any = case.model
+    for parameter_name, parameter in model.named_parameters():
+        parameter.requires_grad_("classifier" in parameter_name)
+    classifier: Any = model.get_submodule("classifier")
+    torch.manual_seed(1)
+    classifier.reset_parameters()
+    form = LIBRARY[name][3]
+    case.optimizer = train(model, lambda number, size: library_batch(form, 0, number, size), steps=60)
+    return case
 
 
 def with_lora(model: Any) -> Any:
@@ -293,8 +300,8 @@ CONTROLS: tuple[Control, ...] = (
         Control("bfloat16", f"hf-{name}", lambda name=name: in_bfloat16(healthy_library(name)))
         for name in ("distilbert", "llama", "t5")
     ),
-    Control("frozen backbone", "hf-distilbert", lambda: library_case("distilbert", prepare=frozen_backbone)),
-    Control("frozen backbone", "hf-bert", lambda: library_case("bert", prepare=frozen_backbone)),
+    Control("frozen backbone", "hf-distilbert", lambda: frozen_backbone(healthy_library("distilbert"), "distilbert")),
+    Control("frozen backbone", "hf-bert", lambda: frozen_backbone(healthy_library("bert"), "bert")),
     Control("LoRA", "hf-distilbert", lambda: library_case("distilbert", prepare=with_lora)),
     Control("LoRA", "hf-gpt2", lambda: library_case("gpt2", prepare=with_lora)),
     Control("weight tying", "gpt, tied embeddings", lambda: small("gpt", prepare=tied_embeddings, steps=300)),

@@ -138,7 +138,7 @@ PLANTED = (
         "-inf on an empty sentence",
         "han",
         Edit("scores = scores.masked_fill(~real, -1e9)", 'scores = scores.masked_fill(~real, float("-inf"))'),
-        steps=3,
+        steps=0,
         **NOT_FINITE,
     ),
     in_code(
@@ -146,7 +146,7 @@ PLANTED = (
         "root of the scores",
         "vit",
         Edit("scores = query @ key.transpose(-2, -1)", "scores = torch.sqrt(query @ key.transpose(-2, -1))"),
-        steps=3,
+        steps=0,
         **NOT_FINITE,
     ),
 )
