@@ -104,7 +104,7 @@ def main() -> None:
     if asked.json:
         print(json.dumps([{**asdict(start), "kept": start.kept} for start in starts], indent=2))
     else:
-        Console().print(table(starts))
+        Console(width=100).print(table(starts))
     raise SystemExit(0 if all(start.kept for start in starts) else 1)
 
 
