@@ -1,7 +1,7 @@
 """Measures healthy models, trained and untrained, and keeps the ranges that rules compare with.
 
-    python benchmarks/healthy_ranges.py            # prints the ranges
-    python benchmarks/healthy_ranges.py --write    # and writes src/attnscope/diagnosis/healthy.json
+python benchmarks/healthy_ranges.py            # prints the ranges
+python benchmarks/healthy_ranges.py --write    # and writes src/attnscope/diagnosis/healthy.json
 """
 
 from __future__ import annotations
@@ -53,6 +53,23 @@ def fact(name: str) -> Callable[[Reading], list[float]]:
     return taken
 
 
+def saving(loss: str = "loss", everywhere: str = "") -> Callable[[Reading], list[float]]:
+    """The share of the loss that the best change saves: changes that save less than 0.05 are rounding."""
+
+    def taken(reading: Reading) -> list[float]:
+        if not reading.ok or not float(reading.facts[loss]) > 0:
+            return []
+        kept = reading.facts.get(everywhere) or [True] * reading.values.size
+        saved = [
+            -value
+            for value, falls in zip(reading.values.ravel(), kept, strict=True)
+            if falls and value < -0.05
+        ]
+        return [max(saved, default=0.0) / float(reading.facts[loss])]
+
+    return taken
+
+
 # quantity -> (lens, which of its numbers)
 QUANTITIES: dict[str, tuple[str, Callable[[Reading], list[float]]]] = {
     "norm_gain": ("norm_gain", numbers),
@@ -62,6 +79,8 @@ QUANTITIES: dict[str, tuple[str, Callable[[Reading], list[float]]]] = {
     "token_spread": ("token_spread", numbers),
     "score_variance": ("score_variance", numbers),
     "attention_entropy": ("attention_entropy", numbers),
+    "saved_by_exchange": ("exchanged_blocks", saving(everywhere="falls_everywhere")),
+    "saved_by_shift": ("position_shift", saving()),
 }
 
 
@@ -105,14 +124,20 @@ def measured(case: Case) -> dict[str, list[float]]:
         warnings.simplefilter("ignore")
         anatomy = trace(case.model, case.batches[0], forward)
         probe = Probe(
-            unwrapped(case.model)[0], tuple(case.batches), anatomy, forward, case.loss or default_loss,
+            unwrapped(case.model)[0],
+            tuple(case.batches),
+            anatomy,
+            forward,
+            case.loss or default_loss,
             expects=Expectations.of(case.expects),
         )
         probe.expects, _ = infer(probe)
         readings: dict[str, Reading] = {}
         for lens, _ in QUANTITIES.values():
             if lens not in readings:
-                readings[lens] = catalogue.load("lenses", lens)().measure(probe)
+                member = catalogue.load("lenses", lens)()
+                why_not = member.applies_to(anatomy)
+                readings[lens] = member.not_applicable(why_not) if why_not else member.measure(probe)
     return {name: take(readings[lens]) for name, (lens, take) in QUANTITIES.items()}
 
 
@@ -126,10 +151,13 @@ def ranges() -> dict[str, Any]:
             found[quantity] += values
     quantities = {
         name: {
-            "lowest": float(f"{min(values):.4g}"), "highest": float(f"{max(values):.4g}"),
-            "median": float(f"{np.median(values):.4g}"), "count": len(values),
+            "lowest": float(f"{min(values):.4g}"),
+            "highest": float(f"{max(values):.4g}"),
+            "median": float(f"{np.median(values):.4g}"),
+            "count": len(values),
         }
-        for name, values in found.items() if values
+        for name, values in found.items()
+        if values
     }
     command = "python benchmarks/healthy_ranges.py --write"
     return {"command": command, "torch": torch.__version__, "models": models, "quantities": quantities}

@@ -22,7 +22,7 @@ from attnscope.diagnosis.ranking import chosen, rank, weigh
 from attnscope.diagnosis.rules import Examination, Rule
 from attnscope.errors import CaseError
 from attnscope.findings import Diagnosis
-from attnscope.intentions import infer
+from attnscope.intentions import READINGS, infer
 from attnscope.lenses import EFFORTS, Lens
 from attnscope.probe import Probe
 from attnscope.readings import FAILED, Reading, missing
@@ -170,7 +170,7 @@ class _Work:
                 self.skipped[lens.name] = f"needs effort {lens.effort}"
         try:
             # What the loss asks for tells what is intended, and intentions tell the other lenses what to look at.
-            first = [lens for lens in allowed if lens.name == "label_alignment"]
+            first = [lens for lens in allowed if lens.name in READINGS]
             for lens in first:
                 self._measure(lens)
             self._infer()
@@ -190,7 +190,7 @@ class _Work:
     def _infer(self) -> None:
         self.stated = self.probe.expects
         try:
-            self.probe.expects, self.because = infer(self.probe, self.readings.get("label_alignment"))
+            self.probe.expects, self.because = infer(self.probe, self.readings)
         except Exception as error:  # an odd batch must not cost the user what needs no intention
             self.skipped["intentions"] = f"could not be inferred: {type(error).__name__}: {error}"
         self.probe.inferred = tuple(self.because)

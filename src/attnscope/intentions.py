@@ -18,21 +18,24 @@ from attnscope.probe import Probe
 from attnscope.readings import Reading
 
 _PADDING_KEYS = ("attention_mask", "padding_mask", "mask", "attn_mask", "src_mask", "input_mask")
+READINGS = ("label_alignment", "rows_used")  # what is worth knowing before intentions are inferred
 _IGNORED = -100  # the label that cross-entropy skips by default
 
 
-def infer(probe: Probe, alignment: Reading | None = None) -> tuple[Expectations, dict[str, str]]:
+def infer(probe: Probe, readings: Mapping[str, Reading] | None = None) -> tuple[Expectations, dict[str, str]]:
     """Fills in what the author did not state.
 
     Args:
         probe: the moment; its `expects` holds what is stated.
-        alignment: the reading of `label_alignment`, which tells what the loss really asks for; without it the
-            labels of the batch are compared with its tokens.
+        readings: those of `READINGS` that were taken. `label_alignment` tells what the loss really asks for;
+            without it the labels of the batch are compared with its tokens. `rows_used` tells of tables that
+            have a row for every position.
 
     Returns:
         The expectations, and for each inferred one the reason in words.
     """
     expects = probe.expects
+    taken = {name: reading for name, reading in (readings or {}).items() if reading.ok}
     because: dict[str, str] = {}
     if expects.padding_mask is None and expects.padding_token is None:
         found = _padding_mask(probe) or _padding_token(probe)
@@ -41,7 +44,7 @@ def infer(probe: Probe, alignment: Reading | None = None) -> tuple[Expectations,
             expects = replace(expects, **{name: value})
             because[name] = why
     if expects.next_token is None:
-        why = _next_token(probe, alignment)
+        why = _next_token(probe, taken.get("label_alignment"))
         if why:
             expects = replace(expects, next_token=True)
             because["next_token"] = why
@@ -51,7 +54,7 @@ def infer(probe: Probe, alignment: Reading | None = None) -> tuple[Expectations,
             expects = replace(expects, causal=causal)
             because["causal"] = why
     if expects.order_matters is None:
-        why = _order_matters(probe, bool(expects.next_token))
+        why = _order_matters(probe, bool(expects.next_token), taken.get("rows_used"))
         if why:
             expects = replace(expects, order_matters=True)
             because["order_matters"] = why
@@ -150,7 +153,7 @@ def _at_the_ends(pads: Tensor) -> bool:
 
 def _next_token(probe: Probe, alignment: Reading | None) -> str:
     """The reason to believe that the targets are the next tokens; empty when there is none."""
-    if alignment is not None and alignment.ok:
+    if alignment is not None:
         asked = alignment.facts.get("language_model") and alignment.facts.get("best") == 1
         return "the loss is least when the model names the next token" if asked else ""
     tokens = _tokens(probe)
@@ -229,13 +232,15 @@ def _predicts(probe: Probe, attention: Attention) -> bool:
     return any(_stack(item).split("#")[0] == _stack(attention).split("#")[0] for item in crosses)
 
 
-def _order_matters(probe: Probe, next_token: bool) -> str:
+def _order_matters(probe: Probe, next_token: bool, rows: Reading | None) -> str:
     """The reason to believe that the order of tokens matters; empty when there is none."""
     anatomy = probe.anatomy
     if any(set(item.positions) - {"none"} for item in anatomy.attentions):
         return "the model has positions"
     if any(block.role.value == "positions" for block in anatomy.blocks):
         return "the model has a parameter for positions"
+    if rows is not None and rows.facts.get("same_everywhere"):
+        return f"{rows.facts['same_everywhere'][0]} has a row for every position"
     if next_token and _tokens(probe):
         return "the model predicts the next token of a text"
     return ""

@@ -276,7 +276,7 @@ def test_saturation_is_wide_scores_and_one_hot_rows() -> None:
 
     assert places([20.0, 30.0, 60.0, 9.0], [0.9, 0.9, 0.9, 0.9]) == []  # sinks
     assert places([900.0, 30.0, 60.0, 9.0], [0.1, 0.9, 0.9, 0.9]) == []
-    assert places([20.0, 900.0, 60.0, 9.0], [0.9, 0.9, 0.9, 0.9]) == ["L0H1.Q"]
+    assert places([20.0, 900.0, 60.0, 9.0], [0.9, 0.9, 0.9, 0.9]) == ["L0.scores"]
     assert places([900.0, 700.0, 600.0, 9.0], [0.9, 0.9, 0.9, 0.9]) == ["L0.scores"]
 
 

@@ -186,8 +186,11 @@ def _parent(items: Sequence[Weighed], index: int) -> int:
 
 def _explains(cause: Weighed, item: Weighed) -> bool:
     """Whether one of the cause's effects names the other's place (and its kind), or the other is a mere symptom."""
-    if item.rule.symptom and not cause.rule.symptom and _is_exact(cause) and not _is_exact(item):
-        return True
+    if item.rule.symptom and not _is_exact(item):
+        if cause.rule.symptom and cause.suspect.score > item.suspect.score:
+            return True  # of several changes that each lower the loss, the one that lowers it most
+        if not cause.rule.symptom and _is_exact(cause):
+            return True
     for effect in cause.suspect.effects:
         kind, _, place = effect.rpartition("@")
         if (not kind or fnmatchcase(item.suspect.kind, kind)) and _covers(place, item.suspect.place):

@@ -25,7 +25,7 @@ class CachedDecode(Lens):
 
     **Measures**: per position, the largest difference between the logits of the cached decode and those of a
     fresh run, relative to the largest logit. A model takes part when its output holds a cache under a name
-    (such as `past_key_values`) that its `forward` accepts.
+    (such as `past_key_values`) that its `forward` accepts, or is a pair of logits and cache.
 
     **Reading it**: rounding only (`tolerance` in the facts). A departure from position 1 on: wrong positions
     or a stale cache; from a later position on (`first_position`): the cache is cut or overwritten there.
@@ -46,7 +46,7 @@ class CachedDecode(Lens):
     def measure(self, probe: Probe) -> Reading:
         """Decodes step by step and compares each step with the fresh run."""
         sequence = predicted_sequence(probe)
-        inputs = _keywords(probe.batch)
+        inputs = _keywords(probe.model, probe.batch)
         if sequence is None or sequence.batch_axis != 0 or sequence.real.ndim != 2 or inputs is None:
             return self.not_applicable("the batch does not name a flat sequence of tokens as a keyword")
         key = _key(sequence, inputs)
@@ -80,9 +80,11 @@ class CachedDecode(Lens):
         )
 
 
-def _keywords(batch: Any) -> dict[str, Any] | None:
+def _keywords(model: nn.Module, batch: Any) -> dict[str, Any] | None:
     """The batch as keyword arguments, without labels (which would make the model compute a loss)."""
     inputs = batch[0] if isinstance(batch, list | tuple) and len(batch) == 2 else batch
+    if isinstance(inputs, Tensor):
+        return {next(iter(inspect.signature(model.forward).parameters), ""): inputs}
     if not isinstance(inputs, Mapping):
         return None
     return {str(key): value for key, value in inputs.items() if "label" not in str(key)}
@@ -100,10 +102,19 @@ def _cache_name(model: nn.Module, inputs: Mapping[str, Any]) -> str | None:
     for name in accepted:
         if not any(word in name for word in ("past", "cache", "mems", "state")) or name == "use_cache":
             continue
-        held = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        held = _held(output, name)
         if held is not None and not isinstance(held, bool) and name not in inputs:
             return name
     return None
+
+
+def _held(output: Any, name: str) -> Any:
+    """The cache in an output: under its name, or what follows the logits in a plain pair."""
+    if isinstance(output, Mapping):
+        return output.get(name)
+    if isinstance(output, tuple) and len(output) == 2 and not hasattr(output, "_fields"):
+        return output[1]
+    return getattr(output, name, None)
 
 
 def _both(
@@ -122,7 +133,7 @@ def _both(
                 # a mask covers what is cached, everything else is given for the new token only
                 now[name] = value if "mask" in name else value[:, position:]
         output = model(**now, **extra, **({cache: past} if past is not None else {}))
-        past = output.get(cache) if isinstance(output, Mapping) else getattr(output, cache)
+        past = _held(output, cache)
         steps.append(main_output(output))
     if fresh is None or any(step is None or step.ndim < 3 or step.shape[1] != 1 for step in steps):
         return None, None

@@ -39,7 +39,8 @@ class ExchangedBlocks(Lens):
 
     **Cost** one forward pass per exchange and batch: at most four per layer and `max_layers` pairs of layers.
 
-    **Reference** an intervention; for the fault see Jahan & Rahman 2025, arXiv:2508.04925 (swapped projections).
+    **Reference** an intervention; for the fault see Jahan & Rahman 2025, arXiv:2508.04925 (swapped
+    projections).
     """
 
     unit: ClassVar[str] = "loss"
@@ -65,9 +66,7 @@ class ExchangedBlocks(Lens):
         with probe.evaluating() as model, torch.no_grad():
             named = dict(model.named_parameters())
             before = np.array([float(probe.loss_of(model, batch)) for batch in batches])
-            after = np.array([
-                _losses(probe, model, named, pieces, batches) for _, _, pieces in exchanges
-            ])
+            after = np.array([_losses(probe, model, named, pieces, batches) for _, _, pieces in exchanges])
         apart = after - before
         return self.reading(
             apart.mean(1),
@@ -154,7 +153,9 @@ def _read(named: dict[str, nn.Parameter], piece: ParameterSlice) -> Tensor:
     tensor = named[piece.parameter].detach()
     if piece.dim is None:
         return tensor.clone()
-    return torch.cat([tensor.narrow(piece.dim, start, stop - start) for start, stop in piece.ranges], piece.dim)
+    return torch.cat(
+        [tensor.narrow(piece.dim, start, stop - start) for start, stop in piece.ranges], piece.dim
+    )
 
 
 def _write(named: dict[str, nn.Parameter], piece: ParameterSlice, values: Tensor) -> None:

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attnscope.diagnosis.rules import Examination, Severity
+from attnscope.diagnosis.rules._healthy import healthy
 
-CLEAR = 0.2  # an exchange must save this share of the loss to be believed
-LEAST = 0.1  # and this much of it: the loss of a model that has learnt its task is too small to tell
+CLEAR = (
+    0.1  # an exchange must save this share of the loss, and twice what any exchange saves in a healthy model
+)
+LEAST = 0.05  # and this much of it: the loss of a model that has learnt its task is too small to tell
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ def savings(examination: Examination, kind: str) -> Iterator[Saving]:
     loss = float(reading.facts.get("loss", float("nan")))
     if not loss > 0:
         return
+    share = max(CLEAR, 2 * healthy("saved_by_exchange").highest)
     rows = zip(
         reading.facts["pairs"],
         reading.facts["kinds"],
@@ -44,6 +48,6 @@ def savings(examination: Examination, kind: str) -> Iterator[Saving]:
     found = [
         Saving(str(pair[0]), str(pair[1]), loss, -float(change))
         for pair, its_kind, everywhere, change in rows
-        if its_kind == kind and everywhere and -float(change) >= max(CLEAR * loss, LEAST)
+        if its_kind == kind and everywhere and -float(change) >= max(share * loss, LEAST)
     ]
     yield from sorted(found, key=lambda saving: -saving.saved)

@@ -32,7 +32,7 @@ class PositionsConstant(Rule):
     """
 
     code: ClassVar[str] = "POS402"
-    needs: ClassVar[tuple[str, ...]] = ("token_order", "zero_blocks")
+    needs: ClassVar[tuple[str, ...]] = ("token_order", "zero_blocks", "rows_used")
     alternatives: ClassVar[tuple[str, ...]] = ("the input is a set: state expects=dict(order_matters=False)",)
     remedies: ClassVar[tuple[str, ...]] = (
         "number the positions: torch.arange(length), not zeros",
@@ -45,7 +45,9 @@ class PositionsConstant(Rule):
         if reading is None or examination.expects.get("order_matters") is not True:
             return []
         blind, why = blind_to_order(examination, reading)
-        tables = position_blocks_in_use(examination.anatomy)
+        rows = examination.reading("rows_used")
+        constant = [str(name) for name in rows.facts.get("same_everywhere", ())] if rows is not None else []
+        tables = [*position_blocks_in_use(examination.anatomy), *constant]
         if not blind or not tables:
             return []
         zeros = examination.reading("zero_blocks")

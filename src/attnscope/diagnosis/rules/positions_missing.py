@@ -35,7 +35,7 @@ class PositionsMissing(Rule):
     """
 
     code: ClassVar[str] = "POS401"
-    needs: ClassVar[tuple[str, ...]] = ("token_order",)
+    needs: ClassVar[tuple[str, ...]] = ("token_order", "rows_used")
     alternatives: ClassVar[tuple[str, ...]] = (
         "the input is a set: state expects=dict(order_matters=False)",
         "a causal model without positions, on purpose (NoPE)",
@@ -52,7 +52,9 @@ class PositionsMissing(Rule):
         if reading is None or examination.expects.get("order_matters") is not True:
             return []
         blind, why = blind_to_order(examination, reading)
-        if not blind or position_blocks_in_use(examination.anatomy):
+        rows = examination.reading("rows_used")
+        constant = rows is not None and rows.facts.get("same_everywhere")
+        if not blind or constant or position_blocks_in_use(examination.anatomy):
             return []
         return [_suspect(examination, why)]
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
 from attnscope.diagnosis.rules._evidence import shown
+from attnscope.diagnosis.rules._healthy import healthy
 
-_CLEAR = 0.2  # a shift must save this share of the loss to be believed
-_LEAST = 0.1  # and this much of it: the loss of a model that has learnt its task is too small to tell
+_CLEAR = 0.1  # a shift must save this share of the loss, and twice what any shift saves in a healthy model
+_LEAST = 0.05  # and this much of it: the loss of a model that has learnt its task is too small to tell
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class PositionsShifted(Rule):
         values = np.where(np.isnan(reading.values), np.inf, reading.values)
         best = int(values.argmin())
         shift, saved = int(reading.labels("shift")[best]), -float(values[best])
-        if shift == 0 or saved < max(_CLEAR * loss, _LEAST):
+        if shift == 0 or saved < max(_CLEAR * loss, 2 * healthy("saved_by_shift").highest * loss, _LEAST):
             return []
         table = str(reading.facts.get("parameter", "positions"))
         place = next(

@@ -109,7 +109,7 @@ def _suspect(
     who = f"{layer} saturates" if most else f"Head {worst} of {layer} saturates"
     return Suspect(
         kind="saturated_scores",
-        place=attention.site("scores") if most else f"{layer}H{worst}.Q",
+        place=attention.site("scores"),
         evidence=tuple(evidence),
         confidence=0.85 if most else 0.75,
         source=first_source(attention.score_step, attention.softmax),
