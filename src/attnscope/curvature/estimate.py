@@ -54,6 +54,16 @@ class Sums:
         self.mean += step / self.n
         self.squares += step * (sample - self.mean)
 
+    def merged(self, other: Sums) -> Sums:
+        """The sums of both samples together."""
+        n = self.n + other.n
+        if not self.n or not other.n:
+            return Sums(n, self.mean if self.n else other.mean, self.squares + other.squares)
+        gap = other.mean - self.mean
+        return Sums(
+            n, self.mean + gap * other.n / n, self.squares + other.squares + gap**2 * self.n * other.n / n
+        )
+
     def estimate(self) -> Estimate:
         """The mean so far."""
         if self.n == 0:

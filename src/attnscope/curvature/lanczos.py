@@ -17,6 +17,7 @@ from attnscope.curvature.operator import BlockOperator, Probes, Request
 
 Floats = npt.NDArray[np.float64]
 TOP, BOTTOM = "top", "bottom"
+NEAR_ZERO = 0.1  # an end smaller than this part of the other one need not be known to its own scale
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,23 @@ class Ritz:
     def bottom(self) -> float:
         """The smallest eigenvalue (signed)."""
         return float(self.values[0])
+
+    @property
+    def errors(self) -> Floats:
+        """How far the nearest eigenvalue is, estimated: `min(residual, residual^2 / gap)` (Temple).
+
+        The gap is to the neighbouring Ritz value and its residual, so the second form is an estimate and not
+        a bound; `residuals` are bounds.
+        """
+        low, high = self.values - self.residuals, self.values + self.residuals
+        below = self.values - np.concatenate([[-np.inf], high[:-1]])
+        above = np.concatenate([low[1:], [np.inf]]) - self.values
+        gap = np.minimum(below, above)
+        squared = np.divide(
+            self.residuals**2, gap, out=np.full_like(gap, np.inf), where=(gap > 0) & (len(gap) > 1)
+        )
+        errors: Floats = np.minimum(self.residuals, squared)
+        return errors
 
     @property
     def top_residual(self) -> float:
@@ -113,7 +131,7 @@ class _Krylov:
         last = abs(self.betas[-1])
         residuals = last * np.abs(eigenvectors[-1])
         positions = [-1 if end == TOP else 0 for end in ends]
-        least = 1e-3 * float(np.abs(values).max())  # an end near zero need not be known to its own scale
+        least = NEAR_ZERO * float(np.abs(values).max())
         met = all(residuals[place] <= tolerance * max(abs(values[place]), least) for place in positions)
 
         def vector(place: int) -> Tensor | None:
@@ -146,7 +164,9 @@ def lanczos(
         operator: whose diagonal blocks are meant.
         blocks: which; None is all.
         max_steps: of each block.
-        tolerance: relative residual at which an end counts as converged; 0 always makes `max_steps`.
+        tolerance: relative residual at which an end counts as converged (an end near zero is held against
+            a tenth of the other one); 0 always makes `max_steps`. The error is usually far smaller than the
+            residual, but a looser tolerance than 0.01 may stop at an inner eigenvalue.
         ends: `top`, `bottom` or both.
         vectors: whether Ritz vectors are returned.
         seed: of the random starts.

@@ -65,6 +65,18 @@ class BlockOperator(ABC):
         """`H_aa v`: the product restricted to one block on both sides."""
         return self.matvec({name: vector}, (name,))[name]
 
+    def own_columns(self, matrices: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`H_aa M_a` for a matrix of columns on every block, in one sweep over the data."""
+        plan = [(name, column) for name, matrix in matrices.items() for column in matrix.T]
+        products = self.products(Request({name: column}, (name,)) for name, column in plan)
+        found: dict[str, list[Tensor]] = {name: [] for name in matrices}
+        for (name, _), product in zip(plan, products, strict=True):
+            found[name].append(product[name])
+        return {
+            name: torch.stack(columns, 1) if columns else torch.zeros_like(matrices[name])
+            for name, columns in found.items()
+        }
+
     def check_names(self, names: Iterable[str]) -> tuple[str, ...]:
         """The names, if the operator has them all.
 
@@ -142,6 +154,10 @@ class Probes:
         size, place = self.operator.sizes[name], self.operator.device(name)
         bits = torch.randint(0, 2, (size,), generator=self._generator(name, number), dtype=torch.int8)
         return (2 * bits - 1).to(place, self.operator.dtype)
+
+    def signs(self, name: str, first: int, count: int) -> Tensor:
+        """Columns of signs, numbered from `first`."""
+        return torch.stack([self.rademacher(name, first + number) for number in range(count)], 1)
 
     def gaussian(self, name: str, number: int) -> Tensor:
         """Independent standard normal entries: a direction without preference."""

@@ -7,49 +7,52 @@ from torch import Tensor
 
 
 class Range:
-    """A short orthogonal summary of many vectors: the leading left singular vectors of their matrix.
+    """Normalised vectors, their leading left singular vectors, and how well these predict a new vector.
 
-    Vectors are normalised when they are added, so that every pair of blocks has the same say. The summary
-    is exact until `capacity` vectors have been added; then the weakest half is dropped (the frequent
-    directions of Ghashami, Liberty, Phillips and Woodruff, 2016, without their shrinking).
+    Vectors are normalised so that every pair of blocks has the same say. They are kept in bfloat16: any
+    orthonormal basis serves, and its orthonormality is restored in full precision.
     """
 
-    def __init__(self, capacity: int = 16) -> None:
-        self.capacity = capacity
-        self.n = 0
+    def __init__(self) -> None:
         self._columns: list[Tensor] = []
 
     def add(self, vector: Tensor) -> None:
         """Takes one more vector; a zero vector says nothing and is left out."""
         norm = float(vector.norm())
-        if not norm > 0:
-            return
-        self.n += 1
-        self._columns.append(vector / norm)
-        if len(self._columns) > self.capacity:
-            self._columns = list(self._leading(self.capacity // 2)[0].T)
+        if norm > 0:
+            self._columns.append((vector / norm).bfloat16())
 
-    def basis(self, k: int) -> Tensor:
-        """At most `k` orthonormal columns that capture most of what was added."""
-        if not self._columns or k < 1:
-            return torch.zeros(self._columns[0].numel() if self._columns else 0, 0)
-        scaled, values = self._leading(k)
-        basis: Tensor = torch.linalg.qr(scaled / values)[0]
-        return basis
+    def basis(self, k: int, like: Tensor) -> Tensor:
+        """Rows: at most `k` orthonormal vectors that hold most of what was added, in the type of `like`."""
+        k = min(k, len(self._columns), like.numel())
+        if k < 1:
+            return like.new_zeros(0, like.numel())
+        values, vectors = torch.linalg.eigh(self._gram())
+        leading = vectors[:, -k:].to(like.device, like.dtype)
+        found = like.new_zeros(k, like.numel())
+        for column, weights in zip(self._columns, leading, strict=True):
+            found += weights[:, None] * column.to(like.dtype)
+        keep = values[-k:] > 1e-6 * values[-1]  # what lies below is rounding
+        found = found[keep.to(like.device)]
+        orthonormal: Tensor = torch.linalg.qr(found.T)[0].T
+        return orthonormal.contiguous()
 
-    def captured(self, k: int) -> float:
-        """The share of what was added (in squared length) that the leading `k` directions hold."""
-        if not self._columns:
+    def predicted(self, k: int) -> float:
+        """The share of a new vector (in squared length) that `k` directions will hold, by leaving one out."""
+        n = len(self._columns)
+        if n < 2 or k < 1:
             return 0.0
-        values = self._leading(len(self._columns))[1].double().square()
-        return float(values[:k].sum() / values.sum())
+        gram = self._gram()
+        shares = []
+        for left_out in range(n):
+            rest = [index for index in range(n) if index != left_out]
+            values, vectors = torch.linalg.eigh(gram[rest][:, rest])
+            use = values[-k:] > 1e-6 * values[-1]
+            weights = vectors[:, -k:][:, use] / values[-k:][use].sqrt()
+            held = float((weights.T @ gram[rest, left_out]).square().sum())
+            shares.append(held / float(gram[left_out, left_out]))
+        return min(sum(shares) / n, 1.0)
 
-    def _leading(self, k: int) -> tuple[Tensor, Tensor]:
-        """Left singular vectors times singular values, and the values, by the small Gram matrix."""
-        columns = torch.stack(self._columns, 1)
-        gram = (columns.T @ columns).double()
-        values, vectors = torch.linalg.eigh(gram)
-        sizes = values.clamp(min=0).sqrt()
-        keep = sizes > 1e-3 * sizes[-1]  # directions below are rounding noise of the Gram matrix
-        order = [index for index in range(len(sizes) - 1, -1, -1) if bool(keep[index])][:k]
-        return columns @ vectors[:, order].to(columns.dtype), sizes[order].to(columns.dtype)
+    def _gram(self) -> Tensor:
+        columns = [column.float() for column in self._columns]
+        return torch.tensor([[float(one @ other) for other in columns] for one in columns]).double()
