@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from attnscope.anatomy.canonical import CanonicalLayout
 from attnscope.anatomy.contraction import Contraction
 from attnscope.anatomy.examples import ExampleAxes
 from attnscope.anatomy.find import Found
@@ -85,7 +86,7 @@ class ScoreAxes:
 
     Attributes:
         raw: the value whose elements are numbered: the product's output.
-        index: [batch, head, query, key] -> flat index in `raw`.
+        layout: how its axes become batch, head, query and key.
         product: the score product; None for additive scores.
         query_side: which factor of it the queries are.
         query_rows, key_rows: [batch, head, query, width] and [batch, head, key, width] -> flat index in the
@@ -94,45 +95,42 @@ class ScoreAxes:
     """
 
     raw: Value
-    index: Tensor
+    layout: CanonicalLayout
     product: Contraction | None = None
     query_side: str = "a"
     n_key_heads: int = 1
     mixed: str = "ok"
     query_rows: Tensor | None = None
     key_rows: Tensor | None = None
-    remembered: dict[int, Tensor | None] = field(default_factory=dict)
+    gathered: dict[int, Tensor | None] = field(default_factory=dict)
 
-    @cached_property
-    def place(self) -> Tensor:
-        """Flat index in `raw` -> flat canonical index."""
-        place = torch.full((self.raw.numel,), -1)
-        place[self.index.reshape(-1)] = torch.arange(self.index.numel())
-        return place
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Batch, heads, queries, keys."""
+        return self.layout.shape
 
-    def gather(self, value: Value, layouts: Layouts) -> Tensor | None:
-        """[batch, head, query, key] -> flat index in a value that rearranges the scores, or None."""
+    def canonical(self, tensor: Tensor, value: Value, layouts: Layouts) -> Tensor | None:
+        """A tensor laid out like `value` (which rearranges the scores) in canonical layout, or None."""
         number = layouts.identical(value, self.raw)
         if number is None:
             return None
-        if number not in self.remembered:
-            self.remembered[number] = self._gather(layouts.replay(value, self.raw))
-        return self.remembered[number]
+        if layouts.unmoved(value, self.raw):
+            return self.layout.read(tensor)
+        if number not in self.gathered:
+            self.gathered[number] = self._gather(layouts.replay(value, self.raw))
+        index = self.gathered[number]
+        return None if index is None else tensor.expand(value.shape).reshape(-1)[index]
 
     def _gather(self, index: Tensor | None) -> Tensor | None:
+        """[batch, head, query, key] -> flat index in a value, from its replay."""
         if index is None:
             return None
         inverse = torch.full((self.raw.numel,), -1)
         flat = index.reshape(-1)
         known = flat >= 0
         inverse[flat[known]] = torch.arange(len(flat))[known]
-        found = inverse[self.index]
+        found = inverse[self.layout.elements()]
         return None if bool((found < 0).any()) else found
-
-    def canonical(self, value: Value, layouts: Layouts) -> Tensor | None:
-        """A value that rearranges the scores, in canonical layout."""
-        index = self.gather(value, layouts)
-        return None if index is None else value.tensor.reshape(-1)[index]
 
 
 def _plain(contraction: Contraction) -> bool:
@@ -144,10 +142,7 @@ def key_places(found: Found, layouts: Layouts) -> Tensor | None:
     assert found.raw is not None
     assert found.value_product is not None
     assert found.pattern is not None
-    index = layouts.replay(found.pattern, found.raw)
-    if index is None:
-        return None
-    return index.reshape(-1)[found.value_product.along(found.pattern_side)]
+    return layouts.traced(found.pattern, found.raw, found.value_product.along(found.pattern_side))
 
 
 def key_axes_of(raw: Value, places: Tensor | None) -> list[int]:
@@ -207,66 +202,62 @@ def _score_axes(
         key_side = "b" if query_side == "a" else "a"
         query_axes = sorted(varies[query_side] - varies[key_side] - set(key_axes))
     key_side = "b" if query_side == "a" else "a"
-    axes = arranged(raw, query_axes, key_axes)
-    axes.product, axes.query_side = product, query_side
     named = {"query": sides[query_side], "key": sides[key_side]}
-    _split_heads(axes, product, named, query_axes, key_axes)
-    axes.place  # noqa: B018  (worked out now, so that equal layers share it)
+    batch_axes = [axis for axis in range(rank) if axis not in query_axes and axis not in key_axes]
+    axes = _split_heads(raw, product, named, query_side, (batch_axes, query_axes, key_axes))
     return axes
 
 
-def arranged(raw: Value, query_axes: list[int], key_axes: list[int]) -> ScoreAxes:
-    """[batch, 1, query, key] by structure alone."""
-    batch_axes = [axis for axis in range(len(raw.shape)) if axis not in query_axes and axis not in key_axes]
-    index = torch.arange(raw.numel).reshape(raw.shape).permute(*batch_axes, *query_axes, *key_axes)
-    n_query = int(torch.tensor([raw.shape[axis] for axis in query_axes]).prod()) if query_axes else 1
-    n_key = int(torch.tensor([raw.shape[axis] for axis in key_axes]).prod())
-    index = index.reshape(-1, n_query, n_key)
-    return ScoreAxes(raw, index.unsqueeze(1))
-
-
 def _split_heads(
-    axes: ScoreAxes, product: Contraction, named: dict[str, Side], query_axes: list[int], key_axes: list[int]
-) -> None:
+    raw: Value, product: Contraction, named: dict[str, Side], query_side: str, axes: tuple[list[int], ...]
+) -> ScoreAxes:
     """Tells heads from examples by the features that each row of a factor holds."""
-    rank = len(axes.raw.shape)
-    batch_axes = [axis for axis in range(rank) if axis not in query_axes and axis not in key_axes]
-    n_all, _, n_query, n_key = axes.index.shape
-    key_side = "b" if axes.query_side == "a" else "a"
-    order = (*batch_axes, *query_axes, *key_axes)
-    queries = product.cube(axes.query_side).permute(*order, rank)
-    for _ in key_axes:
-        queries = queries.select(-2, 0)
-    keys = product.cube(key_side).permute(*order, rank)
-    for _ in query_axes:
-        keys = keys.select(len(batch_axes), 0)
-    queries, keys = queries.reshape(n_all, n_query, -1), keys.reshape(n_all, n_key, -1)
+    batch_axes, query_axes, key_axes = axes
+    queries, keys = _factor_rows(product, query_side, batch_axes, query_axes, key_axes)
+    n_all, n_query, n_key = len(queries), queries.shape[1], keys.shape[1]
     query_codes = named["query"].features(queries[..., named["query"].first_known(queries)])
     first_key = named["key"].first_known(keys)
     key_codes = named["key"].features(keys[..., first_key])
-    index = axes.index[:, 0]
-    rows = torch.arange(n_query).unsqueeze(0)
+    rows, mixed = torch.arange(n_query).unsqueeze(0), "ok"
     if query_codes is not None and key_codes is not None:
         query_varies = n_query > 1 and bool((query_codes != query_codes[:, :1]).any())
         key_varies = n_key > 1 and bool((key_codes != key_codes[:, :1]).any())
         if query_varies and key_varies:
-            axes.mixed, query_codes, key_codes = "positions mixed", None, None
+            mixed, query_codes, key_codes = "positions mixed", None, None
         elif query_varies:  # one key head and several query heads in the rows of one product
             unique, where = torch.unique(query_codes[0], return_inverse=True)
             if n_query % len(unique) == 0:
                 rows = torch.stack([(where == head).nonzero()[:, 0] for head in range(len(unique))])
-    heads_in_rows = len(rows)
     codes = query_codes[:, 0] if query_codes is not None else None
     if codes is not None and len(torch.unique(codes)) == 1 and key_codes is not None:
         codes = key_codes[:, 0]
-    by_head = _by_head(n_all, codes, axes.raw.shape, batch_axes)  # [head, batch]
-    n_index = by_head.T.unsqueeze(-1).expand(-1, -1, heads_in_rows).reshape(by_head.shape[1], -1)  # [batch, head]
-    r_index = rows.repeat(len(by_head), 1)  # [head, query]
-    axes.index = index[n_index.unsqueeze(-1), r_index.unsqueeze(0)]
-    axes.query_rows = queries[n_index.unsqueeze(-1), r_index.unsqueeze(0)]
-    axes.key_rows = keys[n_index]
-    first = named["key"].features(axes.key_rows[0, :, 0, first_key])
-    axes.n_key_heads = len(torch.unique(first)) if first is not None else axes.index.shape[1]
+    by_head = _by_head(n_all, codes, raw.shape, batch_axes)  # [head, batch]
+    matrices = by_head.T.unsqueeze(-1).expand(-1, -1, len(rows)).reshape(by_head.shape[1], -1)  # [batch, head]
+    rows = rows.repeat(len(by_head), 1)  # [head, query]
+    layout = CanonicalLayout(raw.shape, tuple(batch_axes), tuple(query_axes), tuple(key_axes), matrices, rows)
+    key_rows = keys[matrices]
+    first = named["key"].features(key_rows[0, :, 0, first_key])
+    return ScoreAxes(
+        raw, layout, product, query_side, len(torch.unique(first)) if first is not None else layout.shape[1], mixed,
+        queries[matrices.unsqueeze(-1), rows.unsqueeze(0)], key_rows,
+    )
+
+
+def _factor_rows(
+    product: Contraction, query_side: str, batch_axes: list[int], query_axes: list[int], key_axes: list[int]
+) -> tuple[Tensor, Tensor]:
+    """[matrix, row, width] of the query's factor and [matrix, column, width] of the key's: flat indices in them."""
+    rank = len(batch_axes) + len(query_axes) + len(key_axes)
+    order = (*batch_axes, *query_axes, *key_axes, rank)
+    queries = product.cube(query_side).permute(order)
+    for _ in key_axes:
+        queries = queries.select(-2, 0)
+    keys = product.cube("b" if query_side == "a" else "a").permute(order)
+    for _ in query_axes:
+        keys = keys.select(len(batch_axes), 0)
+    n_all = math.prod(queries.shape[: len(batch_axes)])
+    width = queries.shape[-1]
+    return queries.reshape(n_all, -1, width), keys.reshape(n_all, -1, width)
 
 
 def _by_head(n_all: int, codes: Tensor | None, shape: tuple[int, ...], batch_axes: list[int]) -> Tensor:

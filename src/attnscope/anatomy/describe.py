@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from attnscope.anatomy.axes import Side
@@ -202,7 +203,7 @@ def _softmax(dissected: Dissected, dissection: Dissection) -> SoftmaxStep | None
     rank = len(value.shape)
     dim = int(dim) % rank - rank
     normaliser = "softmax" if operation.name in SOFTMAX or operation.name == "exp" else operation.name
-    received = dissection.layouts.replay(value, dissected.axes.raw)
+    received = dissection.layouts.traced(value, dissected.axes.raw, _line(value, dim))
     if normaliser == "softmax" and received is not None and bool((received < 0).any()):
         normaliser = "softmax with sinks"  # columns that are no keys take part: rows of the pattern sum to less
     return SoftmaxStep(
@@ -211,17 +212,21 @@ def _softmax(dissected: Dissected, dissection: Dissection) -> SoftmaxStep | None
     )
 
 
+def _line(value: Value, dim: int) -> Tensor:
+    """Flat indices of the first line along a dimension."""
+    return torch.arange(value.shape[dim]) * math.prod(value.shape[dim % len(value.shape) + 1:])
+
+
 def _over(dissected: Dissected, dissection: Dissection, dim: int) -> str:
     """What the axis of the softmax is: which canonical coordinate changes along it."""
     value = dissected.found.normaliser_input
     assert value is not None
-    index = dissection.layouts.replay(value, dissected.axes.raw)
-    if index is None:
+    line = _line(value, dim)
+    places = dissection.layouts.traced(value, dissected.axes.raw, line)
+    if places is None:
         return "unknown"
-    line = index.movedim(dim, -1).reshape(-1, index.shape[dim])[0]
-    line = line[line >= 0]
-    place = dissected.axes.place[line.clamp(min=0)]
-    coordinates = coordinates_of(place, dissected.axes.index.shape)
+    line = places[places >= 0]
+    coordinates = dissected.axes.layout.places(line)
     varying = [
         name for name, values in zip(("batch", "heads", "queries", "keys"), coordinates, strict=True)
         if len(values) > 1 and bool((values != values[0]).any())

@@ -48,8 +48,7 @@ class Dissected:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Batch, heads, queries, keys."""
-        batch, heads, queries, keys = self.axes.index.shape
-        return batch, heads, queries, keys
+        return self.axes.shape
 
 
 @dataclass(eq=False)
@@ -188,7 +187,7 @@ def _fused_masks(operation: Operation, scores: Value, axes: ScoreAxes, layouts: 
     masks = []
 
     def canonical(allowed: Tensor) -> Tensor:
-        return allowed.expand(scores.shape).reshape(-1)[axes.index]
+        return axes.layout.read(allowed.expand(scores.shape))
 
     if isinstance(given, Value):
         tensor = given.tensor

@@ -8,7 +8,7 @@ Equal chains on equal shapes (the layers of a transformer) are replayed once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -55,7 +55,7 @@ class Layouts:
 
     def __init__(self) -> None:
         self._numbers: dict[Any, int] = {}
-        self._results: list[Tensor] = []
+        self._results: list[Tensor | Callable[[], Tensor]] = []  # worked out when first asked for
         self._memo: dict[tuple[int, int], int | None] = {}
         self.known: dict[Any, Any] = {}  # what others worked out of equal replays
 
@@ -69,7 +69,26 @@ class Layouts:
         if origin.numel > _LARGEST or value.numel > _LARGEST:
             return None
         number = self._node(value, origin)
-        return None if number is None else self._results[number]
+        return None if number is None else self._result(number)
+
+    def _result(self, number: int) -> Tensor:
+        found = self._results[number]
+        if not isinstance(found, Tensor):
+            with torch.no_grad():
+                found = self._results[number] = found()
+        return found
+
+    def unmoved(self, value: Value, origin: Value) -> bool:
+        """Whether a value has its origin's elements in its origin's places."""
+        number = self._node(value, origin)
+        return number is not None and number == self._node(origin, origin)
+
+    def traced(self, value: Value, origin: Value, places: Tensor) -> Tensor | None:
+        """For flat indices in a value, the flat indices of the origin's elements there (-1: from elsewhere)."""
+        if self.unmoved(value, origin):
+            return places
+        index = self.replay(value, origin)
+        return None if index is None else index.reshape(-1)[places]
 
     def identical(self, value: Value, origin: Value) -> int | None:
         """A number that is equal for equal replays, or None."""
@@ -106,13 +125,14 @@ class Layouts:
         if operation.name == "written":
             return self._overwritten(operation, known)
         source, number = next((item, number) for item, number in known if number is not None)
-        index = self._results[number]
         if operation.name in LAYOUT:
             key = ("layout", str(operation.func), _static(operation, source), number, value.output)
-            return self._intern(key, lambda: moved(operation, index, output=value.output, source=source))
-        if tuple(index.shape) == value.shape:
+            return self._intern(
+                key, lambda: moved(operation, self._result(number), output=value.output, source=source)
+            )
+        if source.shape == value.shape:
             return number
-        return self._intern(("expand", value.shape, number), lambda: _fitted(index, value.shape))
+        return self._intern(("expand", value.shape, number), lambda: _fitted(self._result(number), value.shape))
 
     def _joined(self, operation: Operation, known: list[tuple[Value, int | None]]) -> int | None:
         numbers = tuple(number if number is not None else ("none", item.shape) for item, number in known)
@@ -121,7 +141,7 @@ class Layouts:
         def join() -> Tensor:
             parts = [
                 torch.full(item.shape, -1) if by_value[item.number] is None
-                else self._results[by_value[item.number]]  # type: ignore[index]
+                else self._result(by_value[item.number])  # type: ignore[arg-type]
                 for item in operation.args[0]
             ]
             return operation.func(parts, *operation.args[1:], **operation.kwargs)  # type: ignore[no-any-return]
@@ -132,7 +152,7 @@ class Layouts:
         by_value = {item.number: number for item, number in known}
 
         def write() -> Tensor:
-            indices = {item: self._results[number] for item, number in by_value.items() if number is not None}
+            indices = {item: self._result(number) for item, number in by_value.items() if number is not None}
             return overwritten(operation, indices)
 
         geometry = tuple(
@@ -147,8 +167,7 @@ class Layouts:
         except TypeError:  # an argument that cannot be hashed
             key, number = ("unhashable", len(self._numbers)), None
         if number is None:
-            with torch.no_grad():
-                self._results.append(make())
+            self._results.append(make)
             number = self._numbers[key] = len(self._results) - 1
         return number
 

@@ -67,9 +67,7 @@ def described(
     """A mask with its facts, computed from the mask itself."""
     canonical = None
     if allowed is not None and axes is not None:
-        gather = axes.gather(operation.out, layouts)
-        if gather is not None:
-            canonical = allowed.expand(operation.out.shape).reshape(-1)[gather]
+        canonical = axes.canonical(allowed.expand(operation.out.shape), operation.out, layouts)
     elif allowed is not None:
         canonical = allowed
     step = MaskStep(

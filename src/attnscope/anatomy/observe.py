@@ -115,7 +115,7 @@ def _tensors(dissected: Dissected, layer: int, dissection: Dissection, norms: No
         if value is not None and context is not None:
             error = float((pattern @ value - context).abs().max().detach())
     else:
-        raw_known = axes.canonical(axes.raw, layouts)
+        raw_known = axes.layout.read(axes.raw.tensor)
         before = (dissected.query_factor or 1.0) * (dissected.key_factor or 1.0)
         raw = raw_known / before if raw_known is not None and before != 1.0 else raw_known
         if found.product is not None and found.product.operation.name == "baddbmm" and query is not None:
@@ -147,7 +147,7 @@ def _picked(value: Value | None, rows: Tensor | None, factor: float | None = 1.0
 
 
 def _canonical(dissected: Dissected, dissection: Dissection, value: Value | None) -> Tensor:
-    found = dissected.axes.canonical(value, dissection.layouts) if value is not None else None
+    found = dissected.axes.canonical(value.tensor, value, dissection.layouts) if value is not None else None
     if found is None:
         return torch.full(dissected.shape, math.nan)
     return found
@@ -172,8 +172,7 @@ def _recomputed(dissected: Dissected, query: Tensor | None, key: Tensor | None) 
     for mask in dissected.masks:
         source = mask.source
         if mask.step.how == "sdpa_float" and source is not None:
-            lead = dissected.axes.raw.shape
-            scores = scores + source.tensor.expand(lead).reshape(-1)[dissected.axes.index]
+            scores = scores + dissected.axes.layout.read(source.tensor.expand(dissected.axes.raw.shape))
         elif mask.allowed is not None:
             scores = scores.masked_fill(~mask.allowed, -math.inf)
     # A row that is forbidden everything weighs nothing, as in the kernels.

@@ -47,7 +47,8 @@ def _constant_factor(value: Value) -> torch.Tensor | None:
     operation = value.producer
     if operation is None or operation.name not in ("mul", "multiply") or len(operation.inputs) != 2:
         return None
-    constants = [item for item in operation.inputs if not item.params and item.numel > 1]
+    # A table of sines may be a (frozen) parameter, but it does not depend on the data.
+    constants = [item for item in operation.inputs if not (item.params and item.inputs) and item.numel > 1]
     return constants[0].tensor.detach().double() if len(constants) == 1 else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attnscope.anatomy.axes import ScoreAxes
+from attnscope.anatomy.canonical import CanonicalLayout
 from attnscope.anatomy.contraction import Contraction
 from attnscope.anatomy.indexing import coordinates_of
 from attnscope.anatomy.layout import Layouts
@@ -43,22 +45,63 @@ def weighing_of(
     Returns:
         None when the pattern that weighs the values does not cover the scores.
     """
-    number = None if pattern is None else layouts.identical(pattern, axes.raw)
+    number = None if pattern is None or layouts.unmoved(pattern, axes.raw) else layouts.identical(pattern, axes.raw)
     key: Any = (
-        "weighing", id(axes.index), number, side, product.form, product.a.shape, product.b.shape, product.repeats,
+        "weighing", id(axes.layout), number, side, product.form, product.a.shape, product.b.shape, product.repeats,
         product.summed, product.common,
     )
     if key not in layouts.known:
-        index = None if pattern is None else layouts.replay(pattern, axes.raw)
-        layouts.known[key] = (
-            None if pattern is not None and index is None else _weighing_of(product, side, index, axes), axes.index
-        )
+
+        def raw_places(flat: Tensor) -> Tensor | None:
+            return flat if pattern is None else layouts.traced(pattern, axes.raw, flat)
+
+        layouts.known[key] = (_weighing_of(product, side, raw_places, axes.layout), axes.layout)
     found: Weighing | None = layouts.known[key][0]
     return found
 
 
-def _weighing_of(product: Contraction, side: str, pattern_index: Tensor | None, axes: ScoreAxes) -> Weighing | None:
+def _weighing_of(
+    product: Contraction, side: str, raw_places: Callable[[Tensor], Tensor | None], layout: CanonicalLayout
+) -> Weighing | None:
     patterns, values = product.cube(side), product.cube("b" if side == "a" else "a")
+    rank = patterns.dim() - 1
+    width = _width_axes(product, side, patterns, values)
+    rest = [axis for axis in range(rank) if axis not in width]
+    order = (*rest, rank, *width)
+    patterns, values = patterns.permute(order), values.permute(order)
+    for _ in width:
+        patterns = patterns.select(-1, 0)
+    n_batch, n_head, n_query, n_key = layout.shape
+    # One place along the sum tells which example, head and query every row of the context belongs to.
+    first = raw_places(patterns[..., 0].reshape(-1))
+    if first is None or bool((first < 0).any()):
+        return None
+    batch, head, query, _ = layout.places(first)
+    of_query = _located((batch * n_head + head) * n_query + query, n_batch * n_head * n_query)
+    if of_query is None:
+        return None
+    # The rows of query 0 tell which place along the sum is which key.
+    shape = patterns.shape[:-1]
+    starts = of_query.reshape(n_batch, n_head, n_query)[..., 0].reshape(-1)
+    line = patterns[coordinates_of(starts, shape)] if shape else patterns.unsqueeze(0)
+    lines = raw_places(line.reshape(-1))
+    if lines is None or bool((lines < 0).any()):
+        return None
+    batch, head, query, key = (item.reshape(line.shape) for item in layout.places(lines))
+    if line.shape[1] != n_key or bool((query != 0).any()) or bool((key.sort(-1).values != torch.arange(n_key)).any()):
+        return None
+    along = key.argsort(-1).reshape(-1)
+    rows = coordinates_of(starts.repeat_interleave(n_key), shape) if shape else ()
+    value_rows = values[(*rows, along)]
+    made = torch.arange(product.out.numel).reshape(_shape_without_keepdim(product, rank)).permute(*rest, *width)
+    context_rows = made[coordinates_of(of_query, shape)] if rest else made.unsqueeze(0)
+    return Weighing(
+        value_rows.reshape(n_batch, n_head, n_key, -1), context_rows.reshape(n_batch, n_head, n_query, -1)
+    )
+
+
+def _width_axes(product: Contraction, side: str, patterns: Tensor, values: Tensor) -> list[int]:
+    """The axes of the context along which only the values vary."""
     rank = patterns.dim() - 1
     width = [
         axis for axis in range(rank)
@@ -66,26 +109,7 @@ def _weighing_of(product: Contraction, side: str, pattern_index: Tensor | None, 
     ]
     if not width and product.form != "product" and rank >= 2:
         width = [rank - 1 if side == "a" else rank - 2]
-    rest = [axis for axis in range(rank) if axis not in width]
-    order = (*rest, rank, *width)
-    patterns, values = patterns.permute(order), values.permute(order)
-    for _ in width:
-        patterns = patterns.select(-1, 0)
-    flat = patterns if pattern_index is None else pattern_index.reshape(-1)[patterns]
-    place = torch.where(flat < 0, -1, axes.place[flat.clamp(min=0)])
-    n_batch, n_head, n_query, n_key = axes.index.shape
-    batch, head, query, key = coordinates_of(place, axes.index.shape)
-    of_key = _located((batch * n_head + head) * n_key + key, (place >= 0) & (query == 0), n_batch * n_head * n_key)
-    place, batch, head, query = place[..., 0], batch[..., 0], head[..., 0], query[..., 0]
-    of_query = _located((batch * n_head + head) * n_query + query, place >= 0, n_batch * n_head * n_query)
-    if of_key is None or of_query is None:
-        return None
-    made = torch.arange(product.out.numel).reshape(_shape_without_keepdim(product, rank)).permute(*rest, *width)
-    value_rows = values[coordinates_of(of_key, patterns.shape)]
-    context_rows = made[coordinates_of(of_query, place.shape)] if rest else made.unsqueeze(0)
-    return Weighing(
-        value_rows.reshape(n_batch, n_head, n_key, -1), context_rows.reshape(n_batch, n_head, n_query, -1)
-    )
+    return width
 
 
 def _shape_without_keepdim(product: Contraction, rank: int) -> tuple[int, ...]:
@@ -95,9 +119,8 @@ def _shape_without_keepdim(product: Contraction, rank: int) -> tuple[int, ...]:
     return shape
 
 
-def _located(target: Tensor, known: Tensor, size: int) -> Tensor | None:
-    """Target -> position among the known elements; None when some target has none."""
+def _located(target: Tensor, size: int) -> Tensor | None:
+    """Target -> its position; None when some target has none."""
     location = torch.full((size,), -1)
-    positions = torch.arange(target.numel()).reshape(target.shape)
-    location[target[known]] = positions[known]
+    location[target] = torch.arange(len(target))
     return None if bool((location < 0).any()) else location
