@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import small_probes
 from attnscope import catalogue
+from attnscope.anatomy.trace import trace
 from attnscope.lenses import DEEP, Lens
 from attnscope.probe import Probe
-from attnscope.readings import Reading
-from attnscope.testing import ContractError, check_docstring, check_lens, check_member
+from attnscope.readings import NOT_APPLICABLE, OK, Reading
+from attnscope.testing import ContractError, check_docstring, check_lens, check_member, check_reading, check_round_trip
 
 NAMES = catalogue.names("lenses")
 SMALLER = {"n_probes": 3, "max_steps": 5, "n_steps": 3, "points": 21}
@@ -35,6 +40,36 @@ def test_has_the_form_of_a_member(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_keeps_its_promises(name: str, model: str) -> None:
     check_lens(made(name), lambda: small_probes.probe(model))
+
+
+def single(batch: Any) -> Any:
+    return {key: value[:1] for key, value in batch.items()} if isinstance(batch, dict) else [v[:1] for v in batch]
+
+
+OTHERS: dict[str, Callable[[Probe], tuple[nn.Module, Any]]] = {
+    "bfloat16": lambda probe: (copy.deepcopy(probe.model).bfloat16(), probe.batch),
+    "float64": lambda probe: (copy.deepcopy(probe.model).double(), probe.batch),
+    "one example": lambda probe: (probe.model, single(probe.batch)),
+    "two tokens": lambda probe: (probe.model, {**probe.batch, "input_ids": probe.batch["input_ids"][:, :2]}),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("name", [name for name in NAMES if catalogue.load("lenses", name).effort != DEEP])
+def test_takes_other_precisions_and_sizes(name: str, other: str) -> None:
+    lens = made(name)
+    probe = small_probes.probe("gpt")
+    model, batch = OTHERS[other](probe)
+    model.eval()
+    changed = dataclasses.replace(
+        probe, model=model, batches=(batch,), anatomy=trace(model, batch), optimizer=None, shared={}
+    )
+    if lens.applies_to(changed.anatomy):
+        return
+    reading = lens.measure(changed)
+    check_reading(lens, reading)
+    check_round_trip(reading)
+    assert reading.status in (OK, NOT_APPLICABLE), reading.note
 
 
 @pytest.mark.parametrize("name", NAMES)
