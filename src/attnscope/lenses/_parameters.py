@@ -60,6 +60,23 @@ def head_matrix(
     return matrix
 
 
+def head_factors(parameters: Mapping[str, Tensor], attention: Attention) -> tuple[Tensor, Tensor] | None:
+    """Query and key weights of all heads, each [head, d_head, d_model]; a grouped key stands once per query head.
+
+    Returns:
+        The factors, or None when the trace did not find both for every head.
+    """
+    queries, keys = [], []
+    for head in range(attention.n_heads):
+        query = head_matrix(parameters, attention, "query", head)
+        key = head_matrix(parameters, attention, "key", head * max(attention.n_key_heads, 1) // attention.n_heads)
+        if query is None or key is None or query.shape[0] != key.shape[0]:
+            return None
+        queries.append(query)
+        keys.append(key)
+    return (torch.stack(queries), torch.stack(keys)) if queries else None
+
+
 def _as_matrix(tensor: Tensor, cut: int | None, width: int | None, role: str) -> Tensor | None:
     """The head's width first, all else flattened; None when no axis is as wide as the head.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnscope.lenses import Lens
-from attnscope.lenses._parameters import head_matrix, named
+from attnscope.lenses._parameters import head_factors, named
 from attnscope.lenses._per_head import heads_reading, nested
 from attnscope.probe import Probe
 from attnscope.readings import Reading
@@ -52,14 +52,10 @@ class QueryKeyBalance(Lens):
         ratios: list[Tensor | None] = []
         cosines: list[Tensor | None] = []
         for attention in probe.anatomy.attentions:
-            found = []
-            for head in range(attention.n_heads):
-                query = head_matrix(parameters, attention, "query", head)
-                key_head = head * max(attention.n_key_heads, 1) // max(attention.n_heads, 1)
-                key = head_matrix(parameters, attention, "key", key_head)
-                if query is not None and key is not None and query.shape[0] == key.shape[0]:
-                    found.append(_compared(query, key))
-            stacked = torch.stack(found).T if found else None
+            factors = head_factors(parameters, attention)
+            stacked = None
+            if factors is not None:
+                stacked = torch.stack([_compared(query, key) for query, key in zip(*factors, strict=True)]).T
             for store, row in ((balance, 0), (ratios, 1), (cosines, 2)):
                 store.append(None if stacked is None else stacked[row])
         return heads_reading(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attnscope.lenses import Lens
-from attnscope.lenses._parameters import head_matrix, named
+from attnscope.lenses._parameters import head_factors, named
 from attnscope.probe import Probe
 from attnscope.readings import NOT_FINITE, Reading
 
@@ -33,7 +33,8 @@ class QueryKeySpectrum(Lens):
     mapping of the same four for random factors), `nuclear_share`: nuclear norm over (|W_Q|^2 +
     |W_K|^2)/2.
 
-    **Cost** three QR and two singular value decompositions of d_head columns per head; no d_model^2 matrix.
+    **Cost** two QR and one singular value decomposition of d_head columns per head, batched by layer, and the
+    same once for random factors; no d_model^2 matrix.
 
     **Reference** Sheen et al. 2024, Implicit Regularization of Gradient Flow on One-Layer Softmax Attention,
     arXiv:2403.08699; Roy & Vetterli 2007 (effective rank).
@@ -52,46 +53,43 @@ class QueryKeySpectrum(Lens):
     def measure(self, probe: Probe) -> Reading:
         """The spectrum of each head."""
         parameters = named(probe.model)
-        generator = torch.Generator().manual_seed(probe.seed)
-        spectra: list[list[Tensor]] = []
-        facts: dict[str, list[Any]] = {
-            name: [] for name in (*_summary(torch.ones(1)), "random", "nuclear_share")
-        }
+        random = _Random(probe.seed)
+        spectra: list[Tensor | None] = []
+        facts: dict[str, list[Any]] = {name: [] for name in (*_summary(torch.ones(1)), "random", "nuclear_share")}
         for attention in probe.anatomy.attentions:
-            found: list[Tensor] = []
-            rows: dict[str, list[Any]] = {name: [] for name in facts}
-            for head in range(attention.n_heads):
-                query = head_matrix(parameters, attention, "query", head)
-                key_head = head * max(attention.n_key_heads, 1) // max(attention.n_heads, 1)
-                key = head_matrix(parameters, attention, "key", key_head)
-                if query is None or key is None or query.shape[0] != key.shape[0]:
-                    continue
-                values = product_spectrum(query, key)
-                found.append(values)
-                for name, number in _summary(values).items():
-                    rows[name].append(number)
-                random = product_spectrum(_like(query, generator), _like(key, generator))
-                rows["random"].append(_summary(random))
-                balance = float(query.square().sum() + key.square().sum()) / 2
-                rows["nuclear_share"].append(float(values.sum()) / balance if balance else 0.0)
-            spectra.append(found)
-            for name, numbers in rows.items():
-                facts[name].append(numbers or None)
+            factors = head_factors(parameters, attention)
+            if factors is None:
+                spectra.append(None)
+                for rows in facts.values():
+                    rows.append(None)
+                continue
+            query, key = factors
+            values = product_spectrum(query, key)
+            spectra.append(values)
+            summaries = [_summary(head) for head in values]
+            for name in summaries[0]:
+                facts[name].append([summary[name] for summary in summaries])
+            facts["random"].append([_summary(head) for head in random.like(query, key)])
+            balance = (query.square().sum((-1, -2)) + key.square().sum((-1, -2))) / 2
+            shares = values.sum(-1) / torch.where(balance == 0, torch.ones_like(balance), balance)
+            facts["nuclear_share"].append(shares.tolist())
         return self._reading(probe, spectra, facts)
 
-    def _reading(self, probe: Probe, spectra: list[list[Tensor]], facts: dict[str, list[Any]]) -> Reading:
-        n_heads = max((len(heads) for heads in spectra), default=0)
-        if n_heads == 0:
+    def _reading(self, probe: Probe, spectra: list[Tensor | None], facts: dict[str, list[Any]]) -> Reading:
+        known = [values for values in spectra if values is not None]
+        if not known:
             return self.not_applicable("no attention has both a query and a key projection")
-        depth = max(len(values) for heads in spectra for values in heads)
+        n_heads, depth = (max(values.shape[axis] for values in known) for axis in (0, 1))
         array = np.full((len(spectra), n_heads, depth), np.nan)
         layers = tuple(attention.layer for attention in probe.anatomy.attentions)
         broken = ""
-        for row, heads in enumerate(spectra):
-            for head, values in enumerate(heads):
-                array[row, head, : len(values)] = values.numpy()
-                if not broken and not bool(values.isfinite().all()):
-                    broken = f"L{layers[row]}H{head}"
+        for row, values in enumerate(spectra):
+            if values is None:
+                continue
+            array[row, : values.shape[0], : values.shape[1]] = values.numpy()
+            bad = (~values.isfinite()).any(-1).nonzero()
+            if len(bad) and not broken:
+                broken = f"L{layers[row]}H{int(bad[0])}"
         reading = self.reading(
             array, coords={"layer": layers, "head": tuple(range(n_heads))}, step=probe.step, facts=facts,
         )
@@ -101,19 +99,31 @@ class QueryKeySpectrum(Lens):
 
 
 def product_spectrum(query: Tensor, key: Tensor) -> Tensor:
-    """Singular values of query^T key for [d_head, d_model] factors, from their triangles."""
-    if not bool(query.isfinite().all() and key.isfinite().all()):
-        return torch.full((query.shape[0],), torch.nan, dtype=torch.float64)
-    small = torch.linalg.qr(query.T, mode="r").R @ torch.linalg.qr(key.T, mode="r").R.T
+    """Singular values of query^T key for [..., d_head, d_model] factors, from their triangles; NaN stays NaN."""
+    finite = query.isfinite().all(-1).all(-1) & key.isfinite().all(-1).all(-1)
+    query, key = (torch.where(finite[..., None, None], factor, 0.0) for factor in (query, key))
+    small = torch.linalg.qr(query.mT, mode="r").R @ torch.linalg.qr(key.mT, mode="r").R.mT
     values: Tensor = torch.linalg.svdvals(small)
-    return values
+    return torch.where(finite[..., None], values, torch.nan)
 
 
-def _like(matrix: Tensor, generator: torch.Generator) -> Tensor:
-    """Gaussian numbers of the same shape and norm."""
-    drawn = torch.randn(matrix.shape, generator=generator, dtype=torch.float64)
-    scaled: Tensor = drawn * (matrix.norm() / drawn.norm())
-    return scaled
+class _Random:
+    """The spectra of Gaussian factors, drawn once per shape: scaling a factor scales its spectrum."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.drawn: dict[tuple[torch.Size, torch.Size], Tensor] = {}
+
+    def like(self, query: Tensor, key: Tensor) -> Tensor:
+        """Spectra for factors of the shapes and norms of these, [head, direction]."""
+        shapes = (query.shape, key.shape)
+        if shapes not in self.drawn:
+            one, other = (torch.randn(shape, generator=self.generator, dtype=torch.float64) for shape in shapes)
+            unit = [factor / factor.norm(dim=(-1, -2), keepdim=True) for factor in (one, other)]
+            self.drawn[shapes] = product_spectrum(*unit)
+        norms = query.norm(dim=(-1, -2)) * key.norm(dim=(-1, -2))
+        spectra: Tensor = self.drawn[shapes] * norms[:, None]
+        return spectra
 
 
 def _summary(values: Tensor) -> dict[str, float]:
