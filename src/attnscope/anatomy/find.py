@@ -177,9 +177,8 @@ class Finder:
         if normaliser.name == "exp" and not _by_hand(attention):
             return None
         assert attention.normaliser_input is not None
-        shift = attention.normaliser_input.producer
-        if shift is not None and shift.name == "sub" and is_statistic(shift.inputs[1]):
-            attention.normaliser_input = shift.inputs[0]  # softmax does not notice what it is shifted by
+        if normaliser.name in SOFTMAX:
+            attention.normaliser_input = _unshifted(attention.normaliser_input, normaliser.argument(1, "dim", -1))
         inner = self._flow.normaliser.get(normaliser.inputs[0].number)
         if inner is not None and inner.name != "exp":
             attention.applications, attention.normaliser_input = 2, inner.inputs[0]
@@ -299,10 +298,24 @@ def _source_name(value: Value) -> str:
     return source.name if source is not None else ""
 
 
+def _unshifted(value: Value, dim: Any) -> Value:
+    """The scores before `- max`: a softmax does not notice a shift that is the same all along its axis."""
+    shift = value.producer
+    if shift is None or shift.name != "sub" or len(shift.inputs) != 2 or not is_statistic(shift.inputs[1]):
+        return value
+    axis = (dim if isinstance(dim, int) else -1) % len(value.shape) - len(value.shape)
+    constant = shift.inputs[1].shape
+    return shift.inputs[0] if len(constant) < -axis or constant[axis] == 1 else value
+
+
 def _by_hand(attention: Found) -> bool:
-    """Turns `exp(x - max) / sum` into one softmax: its input is x, its output the quotient."""
+    """Turns `exp(x - max) / sum`, and `exp(log_softmax(x))`, into one softmax: its input is x."""
     exponential = attention.normaliser
     assert exponential is not None
+    logarithm = _source(exponential.inputs[0])
+    if logarithm is not None and logarithm.name == "log_softmax":
+        attention.normaliser_input, attention.hand_sum = logarithm.inputs[0], logarithm
+        return True
     shifted = exponential.inputs[0].producer
     if shifted is not None and shifted.name == "sub" and _source_name(shifted.inputs[1]) in (
         "logsumexp", "log_softmax"
@@ -320,7 +333,9 @@ def _by_hand(attention: Found) -> bool:
         attention.hand_sum = total.producer
         attention.normaliser, attention.normaliser_output = operation, operation.out
         attention.pattern_path = attention.pattern_path[place + 1:]
-        if shifted is not None and shifted.name == "sub" and is_statistic(shifted.inputs[1]):
-            attention.normaliser_input = shifted.inputs[0]
+        dims = total.producer.argument(1, "dim", -1)
+        attention.normaliser_input = _unshifted(
+            exponential.inputs[0], dims[0] if isinstance(dims, list | tuple) and dims else dims
+        )
         return True
     return False
