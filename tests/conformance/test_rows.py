@@ -10,10 +10,10 @@ import torch
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.anatomy.trace import trace
 
-from . import rows_hf, rows_pooled, rows_torch, rows_wild, rows_zoo
+from . import rows_hf, rows_pooled, rows_torch, rows_user, rows_wild, rows_zoo
 from .truth import Row, differences
 
-ROWS = [*rows_zoo.ROWS, *rows_pooled.ROWS, *rows_torch.ROWS, *rows_hf.ROWS, *rows_wild.ROWS]
+ROWS = [*rows_zoo.ROWS, *rows_user.ROWS, *rows_pooled.ROWS, *rows_torch.ROWS, *rows_hf.ROWS, *rows_wild.ROWS]
 
 
 def test_every_row_has_its_own_name() -> None:
