@@ -158,5 +158,8 @@ class Probe:
                     f"{type(model).__name__}: it was detached or made from constants; "
                     "return the loss tensor itself"
                 )
-            found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+            try:
+                found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+            except RuntimeError as error:
+                raise CaseError(f"the loss of {type(model).__name__} cannot be differentiated: {error}") from error
             return dict(zip(named, found, strict=True))

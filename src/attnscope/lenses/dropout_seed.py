@@ -80,7 +80,7 @@ class _RandomSteps(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
-            rate = _rate(func, args)
+            rate = _rate(func, args, kwargs or {})
             if rate != 0.0:
                 source = source_of(user_place())
                 step = {
@@ -95,8 +95,12 @@ class _RandomSteps(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def _rate(func: Any, args: Any) -> float | None:
+def _rate(func: Any, args: Any, kwargs: Any) -> float | None:
     """The share that is dropped, where the operation says it; 0.0 for an operation that drops nothing."""
+    if any(argument.name == "dropout_p" for argument in func._schema.arguments):  # a fused attention kernel
+        names = [argument.name for argument in func._schema.arguments]
+        place = names.index("dropout_p")
+        return float(kwargs.get("dropout_p", args[place] if len(args) > place else 0.0))
     number = next((item for item in args[1:] if isinstance(item, float)), None)
     if number is None:
         return None

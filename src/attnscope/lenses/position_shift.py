@@ -7,23 +7,27 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnscope.anatomy.blocks import Anatomy, Role
+from attnscope.errors import CaseError
 from attnscope.lenses import STANDARD, Lens
+from attnscope.lenses._batch import examples, n_examples
 from attnscope.lenses._sequence import main_sequence
 from attnscope.probe import Probe
 from attnscope.readings import Reading
+
+_MOST_PARTS = 8
 
 
 @dataclass(frozen=True)
 class PositionShift(Lens):
     """How the loss changes when every absolute position is moved by a few places.
 
-    **Measures**: the mean over batches of loss(positions + shift) - loss(positions), for shifts whose rows the
-    table has. The shift is made by moving the rows of the table of positions. The facts say which rows are
-    used (`first_row`, `last_row`, `n_rows`), whether all used rows are equal (`constant`) and whether one row
-    serves all positions (`one_row`).
+    **Measures**: the mean over batches (over examples, when there is one batch) of loss(positions + shift) -
+    loss(positions), with its standard error, for shifts whose rows the table has. The shift is made by moving
+    the rows of the table of positions. The facts say which rows are used (`first_row`, `last_row`, `n_rows`),
+    whether all used rows are equal (`constant`) and whether one row serves all positions (`one_row`).
 
     **Reading it**: in a trained model 0 is the minimum. A clear minimum elsewhere: positions are shifted
     against those it was trained with. Near zero everywhere: positions are not used.
@@ -61,7 +65,8 @@ class PositionShift(Lens):
         with probe.evaluating() as model, torch.no_grad():
             parameter = dict(model.named_parameters())[name]
             rows = _by_row(parameter.detach(), axis)[first : last + 1]
-            losses = np.array([_losses(probe, model, parameter, axis, shift) for shift in shifts])
+            parts = _parts(probe, model)
+            losses = np.array([_losses(probe, model, parts, parameter, axis, shift) for shift in shifts])
         apart = losses - losses[shifts.index(0)]
         count = apart.shape[1]
         return self.reading(
@@ -105,11 +110,25 @@ def _by_row(table: Tensor, axis: int) -> Tensor:
     return table.movedim(axis, 0).flatten(1)
 
 
-def _losses(probe: Probe, model: Any, parameter: Tensor, axis: int, shift: int) -> list[float]:
-    """The loss of every batch, with position i reading row i + shift."""
+def _parts(probe: Probe, model: nn.Module) -> list[Any]:
+    """The batches; a lone batch is cut into examples where that works, so that an error can be given."""
+    if len(probe.batches) > 1:
+        return list(probe.batches)
+    count = n_examples(probe, probe.batch) or 1
+    parts = [examples(probe.batch, [index], count) for index in range(min(count, _MOST_PARTS))]
+    try:
+        for part in parts:
+            probe.loss_of(model, part)
+    except CaseError:
+        return [probe.batch]
+    return parts if count > 1 else [probe.batch]
+
+
+def _losses(probe: Probe, model: nn.Module, parts: list[Any], parameter: Tensor, axis: int, shift: int) -> list[float]:
+    """The loss of every part, with position i reading row i + shift."""
     kept = parameter.detach().clone()
     parameter.copy_(kept.roll(-shift, axis))
     try:
-        return [float(probe.loss_of(model, batch)) for batch in probe.batches]
+        return [float(probe.loss_of(model, part)) for part in parts]
     finally:
         parameter.copy_(kept)
