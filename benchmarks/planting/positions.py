@@ -14,7 +14,7 @@ from planting.planted import Planted, Truth
 from planting.small import healthy, in_code
 
 MISSING: dict[str, Any] = {
-    "rules": ("positions_missing", "unused_parameter"),
+    "rules": ("positions_missing", "positions_constant", "unused_parameter"),
     "places": ("positions*", "L*.positions", "*position*", "model"),
 }
 ROTARY: dict[str, Any] = {

@@ -113,6 +113,7 @@ class Block:
         head: which head, None for a whole projection.
         shared_by: every layer that uses it, when more than one does (ALBERT).
         trainable: whether any of its parameters requires a gradient.
+        source: the user's line that first uses it; None when none does.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Block:
     head: int | None = None
     shared_by: tuple[int, ...] = ()
     trainable: bool = True
+    source: Source | None = None
 
     @property
     def numel(self) -> int:
@@ -208,7 +210,7 @@ class Attention:
         positions: `rotary`, `relative bias`, `absolute`, `none`; more than one may apply.
         rotary_sides: which of `query`, `key`, `value` the rotation was applied to.
         residual: whether the attention's output is added to what it came from.
-        residual_step: where that happens.
+        residual_step: where that happens; where the output goes instead when it is not added to anything.
         norms: block names of the normalisations beside it; `norm_place` is `pre`, `post`, `none`.
         causal_source: why the attention is taken to be causal, or "" when it is not.
         head_layout: `ok`, or what is wrong (`positions mixed`: heads were split or merged without the
@@ -273,12 +275,14 @@ class InputTensor:
         path: where it is in the batch, such as `['input_ids']` or `[0]`.
         use: `tokens` (indexes an embedding), `mask` (ends in an attention's mask), `features`
             (enters the computation as numbers), `positions`, `unused` (labels, say).
+        source: the user's line that first uses it; None when none does.
     """
 
     path: str
     shape: tuple[int, ...]
     dtype: str
     use: str
+    source: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -334,6 +338,7 @@ class Anatomy:
                             name=name, role=Role(role), slices=slices, layer=layer, head=head,
                             shared_by=whole.shared_by if whole else (),
                             trainable=whole.trainable if whole else True,
+                            source=whole.source if whole else None,
                         )
         return tuple(found.values())
 
@@ -351,7 +356,10 @@ class Anatomy:
                 "attentions": tuple(_attention(item) for item in data["attentions"]),
                 "blocks": tuple(_block(item) for item in data["blocks"]),
                 "inputs": tuple(
-                    InputTensor(**{**item, "shape": tuple(item["shape"])}) for item in data["inputs"]
+                    InputTensor(
+                        **{**item, "shape": tuple(item["shape"]), "source": _source(item.get("source"))}
+                    )
+                    for item in data["inputs"]
                 ),
                 **{key: tuple(data[key]) for key in ("unused", "wrappers", "notes")},
             }
@@ -385,8 +393,12 @@ def _slice(data: Mapping[str, Any]) -> ParameterSlice:
 def _block(data: Mapping[str, Any]) -> Block:
     return Block(**{
         **data, "role": Role(data["role"]), "slices": tuple(map(_slice, data["slices"])),
-        "shared_by": tuple(data["shared_by"]),
+        "shared_by": tuple(data["shared_by"]), "source": _source(data.get("source")),
     })
+
+
+def _source(data: Mapping[str, Any] | None) -> Source | None:
+    return None if data is None else Source(**data)
 
 
 def _step(kind: type[Step], data: Mapping[str, Any] | None) -> Any:

@@ -21,7 +21,7 @@ from attnscope.anatomy.record import Operation, Value
 from attnscope.anatomy.scoring_network import network_parts
 from attnscope.anatomy.surroundings import Surroundings
 from attnscope.anatomy.unresolved import unresolved_in
-from attnscope.anatomy.vocabulary import SOFTMAX
+from attnscope.anatomy.vocabulary import LAYOUT, SOFTMAX
 
 _VIEWS = {"view", "_unsafe_view", "reshape", "unflatten", "flatten"}
 
@@ -63,7 +63,7 @@ def describe(
         score_step=step_of(found.first), value_step=step_of(value_operation),
         mask=tuple(mask.step for mask in dissected.masks if not mask.bias_only),
         softmax=_softmax(dissected, dissection), dropout=tuple(beside.dropout), positions=positions, rotary_sides=sides,
-        residual=beside.residual is not None, residual_step=step_of(beside.residual),
+        residual=beside.residual is not None, residual_step=step_of(beside.residual or _reader(beside.output_value)),
         norm_place=beside.norm_place, causal_source=_causal(dissected),
         head_layout=dissected.axes.mixed if dissected.axes.mixed != "ok" else beside.merged,
         layout_step=step_of(_layout_operation(dissected, beside, dissection)),
@@ -244,6 +244,16 @@ def _causal(dissected: Dissected) -> str:
         if mask.step.causal:
             return "the mask seen on this batch forbids exactly the future"
     return ""
+
+
+def _reader(value: Value | None) -> Operation | None:
+    """The first operation that computes with a value: layout and dropout in eval mode only hand it on."""
+    while value is not None:
+        following = value.consumers[0] if value.consumers else None
+        if following is None or following.name not in LAYOUT | {"dropout", "clone"}:
+            return following
+        value = following.out
+    return None
 
 
 def _layout_operation(dissected: Dissected, beside: Surroundings, dissection: Dissection) -> Operation | None:

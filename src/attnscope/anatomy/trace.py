@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attnscope.anatomy.blocks import Anatomy, Attention, InputTensor
+from attnscope.anatomy.blocks import Anatomy, Attention, InputTensor, Source
 from attnscope.anatomy.describe import describe
 from attnscope.anatomy.dissect import Dissection, dissect
 from attnscope.anatomy.partition import partition
@@ -137,6 +138,10 @@ def _anatomy(model: nn.Module, batch: Any, dissection: Dissection, wrappers: tup
             "no softmax or kernel weighs positions in this forward pass"
         )
         notes.append(f"no attention found: {why}")
+    lines = {value.name: _line(value) for value in record.values if value.leaf == "parameter"}
+    blocks = tuple(
+        replace(block, source=lines.get(block.slices[0].parameter) if block.slices else None) for block in blocks
+    )
     return Anatomy(
         model_class=type(model).__name__, attentions=attentions, blocks=blocks,
         inputs=_inputs(batch, dissection), unused=_unused(record), wrappers=wrappers, notes=tuple(notes),
@@ -180,8 +185,13 @@ def _inputs(batch: Any, dissection: Dissection) -> tuple[InputTensor, ...]:
     for path, tensor in batch_tensors(batch):
         value = values.get(id(tensor))
         found.append(InputTensor(path, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."),
-                                 _use(value, tensor, in_masks)))
+                                 _use(value, tensor, in_masks), None if value is None else _line(value)))
     return tuple(found)
+
+
+def _line(value: Value) -> Source | None:
+    """The user's line that first reads a leaf."""
+    return next((operation.source for operation in value.consumers if operation.source is not None), None)
 
 
 def _use(value: Value | None, tensor: Tensor, in_masks: int) -> str:

@@ -268,7 +268,10 @@ def _with_source(item: Weighed, anatomy: Anatomy) -> Weighed:
 
 
 def source_of(place: str, anatomy: Anatomy) -> Source | None:
-    """The line at which a site acts or a projection is used, None when the trace does not know it."""
+    """The line at which a site acts or a block is used, None when the trace does not know it."""
+    block = next((item for item in (*anatomy.blocks, *anatomy.head_blocks()) if item.name == place), None)
+    if block is not None and block.source is not None:
+        return block.source
     layer, _, what = parse_place(place)
     attention = next((item for item in anatomy.attentions if item.layer == layer), None)
     if attention is None:

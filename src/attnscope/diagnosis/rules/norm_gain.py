@@ -78,7 +78,7 @@ def _zero(name: str, by_design: bool) -> Suspect:
                 "uniform_attention",
                 "cut_gradient",
                 "rank_collapse",
-                "positions_missing",
+                "positions_*",
                 "labels_without_signal",
             )
         ),

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from attnscope.anatomy.blocks import Role
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Suspect
-from attnscope.diagnosis.rules._evidence import first_source
 from attnscope.diagnosis.rules._order import blind_to_order, position_blocks_in_use
 
 
@@ -53,7 +52,6 @@ class PositionsConstant(Rule):
         zeros = examination.reading("zero_blocks")
         zero = set(zeros.facts.get("zero", ())) if zeros is not None else set()
         what = "the table is all zero" if tables[0] in zero else "every token gets the same row of it"
-        first = next((item for item in examination.anatomy.attentions if item.n_keys > 1), None)
         role = Role.POSITIONS.value
         return [
             Suspect(
@@ -64,7 +62,6 @@ class PositionsConstant(Rule):
                     Evidence(f"the output depends on {tables[0]} ({role})", "anatomy", exact=True),
                 ),
                 confidence=0.95,
-                source=first_source(first.score_step) if first else None,
                 summary=f"All tokens get the same position from {tables[0]}: {what}.",
                 effects=("positions", "positions_missing@*"),
             )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from attnscope.anatomy.blocks import Role
+from attnscope.anatomy.blocks import Anatomy, Role, Source
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
-from attnscope.diagnosis.rules._evidence import first_source
 from attnscope.diagnosis.rules._order import blind_to_order, position_blocks_in_use
 
 
@@ -69,7 +68,6 @@ def _suspect(examination: Examination, why: str) -> Suspect:
         because = examination.expects.get("order_matters_because", "")
         counter.append(Evidence(f"that order matters is inferred: {because}", "anatomy"))
     certain = not inferred or bool(unused)
-    first = next((item for item in anatomy.attentions if item.n_keys > 1), None)
     table = f" The table {unused[0]} is there and unused." if unused else ""
     return Suspect(
         kind="positions_missing",
@@ -78,7 +76,14 @@ def _suspect(examination: Examination, why: str) -> Suspect:
         counter_evidence=tuple(counter),
         confidence=0.95 if certain else 0.6 if only_mask else 0.8,
         severity=Severity.ERROR if certain and not only_mask else Severity.WARNING,
-        source=first_source(first.score_step) if first else None,
+        source=_where(anatomy),
         summary=f"No position reaches the tokens: {why}.{table}",
         effects=(*unused, *(f"unused_parameter@{name}" for name in unused)),
+    )
+
+
+def _where(anatomy: Anatomy) -> Source | None:
+    """The line that looks up the tokens, beside which positions should be added."""
+    return next(
+        (item.source for item in anatomy.inputs if item.use in ("tokens", "features") and item.source), None
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
-from attnscope.diagnosis.rules._evidence import by_layer, epsilon, first_source, shown
-from attnscope.diagnosis.rules._healthy import healthy
+from attnscope.diagnosis.rules import Evidence, Examination, Rule, Suspect
+from attnscope.diagnosis.rules._collapse import AFTER_COLLAPSE, collapse_bound, first_collapsed
+from attnscope.diagnosis.rules._evidence import by_layer, first_source, shown
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,6 @@ class RankCollapse(Rule):
     """
 
     code: ClassVar[str] = "CRV604"
-    severity: ClassVar[Severity] = Severity.WARNING
     needs: ClassVar[tuple[str, ...]] = ("token_spread",)
     alternatives: ClassVar[tuple[str, ...]] = (
         "the tokens of the batch are equal",
@@ -46,39 +45,30 @@ class RankCollapse(Rule):
 
     def weigh(self, examination: Examination) -> list[Suspect]:
         """One suspect, at the first attention whose tokens are alike; the later ones follow from it."""
-        spreads = {
-            layer: float(values.min())
-            for layer, values in by_layer(examination.reading("token_spread")).items()
-        }
-        bound = max(healthy("token_spread").lowest / 10, 100 * epsilon(examination))
-        collapsed = [layer for layer in sorted(spreads) if spreads[layer] < bound]
-        if not collapsed:
+        collapsed = first_collapsed(examination)
+        if collapsed is None:
             return []
-        first = collapsed[0]
-        attention = next(item for item in examination.anatomy.attentions if item.layer == first)
-        before = [layer for layer in sorted(spreads) if layer < first]
-        was = f" (at L{before[-1]} it was {shown(spreads[before[-1]])})" if before else ""
+        layer, spread = collapsed
+        attention = next(item for item in examination.anatomy.attentions if item.layer == layer)
+        spreads = by_layer(examination.reading("token_spread"))
+        before = [other for other in sorted(spreads) if other < layer]
+        was = f" (at L{before[-1]} it was {shown(float(spreads[before[-1]].min()))})" if before else ""
         return [
             Suspect(
                 kind="rank_collapse",
                 place=attention.site("residual"),
                 evidence=(
                     Evidence(
-                        f"the tokens differ from their mean by {shown(spreads[first])} of their size{was}",
+                        f"the tokens differ from their mean by {shown(spread)} of their size{was}",
                         "token_spread",
-                        spreads[first],
-                        bound,
+                        spread,
+                        collapse_bound(examination),
                     ),
                 ),
                 confidence=0.85,
-                severity=Severity.ERROR if spreads[first] < 100 * epsilon(examination) else None,
                 source=first_source(attention.score_step),
-                summary=f"The tokens that enter L{first} are nearly the same vector: they differ by "
-                f"{shown(spreads[first])} of their size.",
-                effects=tuple(
-                    f"{kind}@L{layer}*"
-                    for layer in collapsed
-                    for kind in ("uniform_attention", "positions_missing")
-                ),
+                summary=f"The tokens that enter L{layer} are nearly the same vector: they differ by {shown(spread)} "
+                "of their size.",
+                effects=AFTER_COLLAPSE,
             )
         ]

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from attnscope.anatomy.blocks import Attention, Kind
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
-from attnscope.diagnosis.rules._evidence import first_source, peers_of
+from attnscope.diagnosis.rules._collapse import AFTER_COLLAPSE, first_collapsed
+from attnscope.diagnosis.rules._evidence import first_source, peers_of, shown
 
 
 @dataclass(frozen=True)
@@ -32,39 +33,55 @@ class ResidualDropped(Rule):
     """
 
     code: ClassVar[str] = "CRV602"
-    needs: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()  # the token spread is welcome, not needed
     alternatives: ClassVar[tuple[str, ...]] = ("an architecture without residuals, on purpose",)
     remedies: ClassVar[tuple[str, ...]] = ("add the attention's input to its output",)
 
     def weigh(self, examination: Examination) -> list[Suspect]:
         """One suspect per attention without a residual where one belongs."""
+        collapsed = first_collapsed(examination)
         suspects = []
         for attention in examination.anatomy.attentions:
             if attention.residual is not False or attention.kind is Kind.LEARNED_QUERY:
                 continue
             peers = peers_of(examination.anatomy, attention)
             if any(other.residual for other in peers):
-                suspects.append(
-                    _suspect(attention, "the other attentions of its stack have one", Severity.ERROR, 0.95)
-                )
-            elif peers and attention.norm_place in ("pre", "post") and attention.kind is Kind.SELF:
-                why = f"a stack of {len(peers) + 1} normalised self-attentions without one loses rank with depth"
-                suspects.append(_suspect(attention, why, Severity.WARNING, 0.7))
+                why = "the other attentions of its stack have one"
+                suspects.append(_suspect(attention, why, Severity.ERROR, 0.95, None))
+            elif (
+                peers
+                and attention.kind is Kind.SELF
+                and (collapsed or attention.norm_place in ("pre", "post"))
+            ):
+                why = f"a stack of {len(peers) + 1} self-attentions without one loses rank with depth"
+                severity = Severity.ERROR if collapsed else Severity.WARNING
+                suspects.append(_suspect(attention, why, severity, 0.9 if collapsed else 0.7, collapsed))
         return suspects
 
 
-def _suspect(attention: Attention, why: str, severity: Severity, confidence: float) -> Suspect:
+def _suspect(
+    attention: Attention, why: str, severity: Severity, confidence: float, collapsed: tuple[int, float] | None
+) -> Suspect:
     layer = f"L{attention.layer}"
+    evidence = [
+        Evidence(f"the output of {layer} is not added to its input", "anatomy", exact=True),
+        Evidence(why, "anatomy"),
+    ]
+    if collapsed is not None:
+        evidence.append(
+            Evidence(
+                f"the tokens that enter L{collapsed[0]} differ by {shown(collapsed[1])} of their size",
+                "token_spread",
+                collapsed[1],
+            )
+        )
     return Suspect(
         kind="residual_dropped",
         place=attention.site("residual"),
         severity=severity,
         confidence=confidence,
-        evidence=(
-            Evidence(f"the output of {layer} is not added to its input", "anatomy", exact=True),
-            Evidence(why, "anatomy"),
-        ),
+        evidence=tuple(evidence),
         source=first_source(attention.residual_step, attention.value_step),
         summary=f"{layer} drops its residual: its output is not added to its input, and {why}.",
-        effects=("rank_collapse@*",),
+        effects=("rank_collapse@*", *(AFTER_COLLAPSE if collapsed is not None else ())),
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from attnscope.anatomy.blocks import Anatomy, Attention, parse_place
+from attnscope.anatomy.blocks import Anatomy, Attention, Role, parse_place
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
 from attnscope.diagnosis.rules._evidence import attention_of, peers_of
 
@@ -155,9 +155,9 @@ def _layers(
             return None
         why = "although the model registers them as two layers"
     else:
-        if not any(peers_of(anatomy, first)) or _whole_stack(anatomy, first, alike):
+        if _cloned(anatomy, first, facts, alike):
             return None
-        why = "while other layers of their stack differ"
+        why = "while the rest of their stack differs"
     pair = {"a": f"L{layers[0]}.Q", "b": f"L{layers[1]}.Q", "how": how}
     suspect = _between(pair, why, Severity.WARNING, 0.8)
     return Suspect(
@@ -178,7 +178,13 @@ def _registered_twice(anatomy: Anatomy, attention: Attention, facts: Mapping[str
     )
 
 
-def _whole_stack(anatomy: Anatomy, attention: Attention, alike: Mapping[tuple[int, ...], str]) -> bool:
-    """Whether every attention of the stack is equal to another: layers cloned at construction."""
+def _cloned(
+    anatomy: Anatomy, attention: Attention, facts: Mapping[str, Any], alike: Mapping[tuple[int, ...], str]
+) -> bool:
+    """Whether the whole stack is equal, networks included: layers cloned at construction and not yet trained."""
     stack = [attention.layer, *(other.layer for other in peers_of(anatomy, attention))]
-    return all(any(layer in layers for layers in alike) for layer in stack)
+    if not all(any(layer in layers for layers in alike) for layer in stack):
+        return False
+    networks = [block.name for block in anatomy.blocks if block.role is Role.MLP and block.layer in stack]
+    equal = {str(pair[side]) for pair in facts.get("pairs", ()) for side in ("a", "b")}
+    return all(name in equal for name in networks)

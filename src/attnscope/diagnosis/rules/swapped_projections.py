@@ -19,7 +19,7 @@ class SwappedProjections(Rule):
 
     **Why it matters** The layer computes something that it was never trained to compute.
 
-    **Evidence required** Exchanging the two lowers the loss, on every batch, by more than a fifth and by 0.1
+    **Evidence required** Exchanging the two lowers the loss, on every batch, by more than a tenth and by 0.05
     at least, and more than any other exchange in the layer.
 
     **When it is a false alarm** In an untrained model no exchange matters: not reported.

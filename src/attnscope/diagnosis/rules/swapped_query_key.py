@@ -19,7 +19,7 @@ class SwappedQueryKey(Rule):
 
     **Why it matters** The model works, somewhat; every token attends to those that should attend to it.
 
-    **Evidence required** Exchanging the two lowers the loss, on every batch, by more than a fifth and by 0.1
+    **Evidence required** Exchanging the two lowers the loss, on every batch, by more than a tenth and by 0.05
     at least.
 
     **When it is a false alarm** The model has been trained on after the exchange; then it no longer lowers

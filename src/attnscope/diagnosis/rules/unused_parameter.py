@@ -43,11 +43,16 @@ class UnusedParameter(Rule):
         anatomy = examination.anatomy
         modules: dict[str, list[str]] = {}
         for name in anatomy.unused:
-            modules.setdefault(name.rpartition(".")[0], []).append(name)
-        return [_suspect(anatomy, module, names) for module, names in modules.items()]
+            modules.setdefault(_pattern(name), []).append(name)
+        return [_suspect(anatomy, names) for names in modules.values()]
 
 
-def _suspect(anatomy: Anatomy, module: str, names: list[str]) -> Suspect:
+def _pattern(name: str) -> str:
+    """The parameter's module with the numbers left out: what a loop over layers leaves unused is one mistake."""
+    return ".".join("#" if part.isdigit() else part for part in name.split(".")[:-1])
+
+
+def _suspect(anatomy: Anatomy, names: list[str]) -> Suspect:
     place = block_with(anatomy, names[0])
     layer, _, _ = parse_place(place)
     within = layer if layer is not None else _layer_of(anatomy, names[0])
@@ -61,7 +66,9 @@ def _suspect(anatomy: Anatomy, module: str, names: list[str]) -> Suspect:
         source=_source(anatomy, within),
         summary=f"The output does not depend on {shown}{where}.",
         effects=tuple(
-            f"{kind}@{place}" for kind in ("cut_gradient", "block_not_trained", "zeroed_projection")
+            f"{kind}@{other}"
+            for other in dict.fromkeys(block_with(anatomy, name) for name in names)
+            for kind in ("cut_gradient", "zeroed_projection")
         ),
     )
 

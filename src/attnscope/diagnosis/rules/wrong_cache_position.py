@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from attnscope.anatomy.blocks import Anatomy, Attention, Role, Source
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Suspect
 from attnscope.diagnosis.rules._evidence import first_source, shown
 
@@ -64,9 +65,17 @@ class WrongCachePosition(Rule):
                     ),
                 ),
                 confidence=0.95,
-                source=first_source(attention.score_step) if attention else None,
+                source=_where(examination.anatomy, attention),
                 summary=f"Decoding with the cache departs from a fresh run by {shown(largest)}, "
                 f"from position {first} on.",
                 effects=("positions",),
             )
         ]
+
+
+def _where(anatomy: Anatomy, attention: Attention | None) -> Source | None:
+    """The line that looks up positions, else the one that makes scores."""
+    table = next(
+        (block.source for block in anatomy.blocks if block.role is Role.POSITIONS and block.source), None
+    )
+    return table or (first_source(attention.score_step) if attention else None)
