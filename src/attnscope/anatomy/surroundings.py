@@ -109,7 +109,7 @@ def surroundings_of(dissected: Dissected, dissection: Dissection, norms: NormMod
 
 
 def _next_projection(context: Value, dissected: Dissected, norms: NormModules) -> tuple[Value, Operation | None]:
-    """The first parameter product after the context, through layout, casts and dropout only."""
+    """The first parameter product after the context, through layout, casts, dropout and constant gains only."""
     waiting, seen = [context], {context.number}
     last = context
     while waiting:
@@ -120,7 +120,8 @@ def _next_projection(context: Value, dissected: Dissected, norms: NormModules) -
             if sides is not None and (sides[0] is value):
                 return value, operation
             passes = operation.name in LAYOUT | CAST | DROPOUT | JOIN | {"written", "copy"} or (
-                operation.name in ("mul", "div") and all(item is value or item.numel == 1 for item in operation.inputs)
+                operation.name in ("mul", "div") and operation.out.shape == value.shape  # gains and gates of heads
+                and all(item is value or item.numel == 1 or not item.inputs for item in operation.inputs)
             )
             if not passes or norms.is_norm(operation):
                 continue
