@@ -14,7 +14,7 @@ from attnscope.anatomy.trace import trace
 from attnscope.case import default_forward
 
 from . import rows_hf, rows_pooled, rows_torch, rows_user, rows_zoo
-from .truth import Row, Truth
+from .truth import Row, Truth, params
 
 OWN = [
     row
@@ -66,7 +66,7 @@ def check_definition(truth: Truth, found: AttentionTensors) -> None:
         torch.broadcast_to(found.allowed, found.pattern.shape)
 
 
-@pytest.mark.parametrize("row", OWN, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", params(OWN))
 def test_against_the_models_own_record(row: Row) -> None:
     model, batch, observation = seen(row)
     keep: list[dict[str, Tensor]] = []

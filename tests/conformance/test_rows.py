@@ -11,7 +11,7 @@ from attnscope.anatomy.blocks import Anatomy
 from attnscope.anatomy.trace import trace
 
 from . import rows_hf, rows_pooled, rows_torch, rows_user, rows_wild, rows_zoo
-from .truth import Row, differences
+from .truth import Row, differences, params
 
 ROWS = [*rows_zoo.ROWS, *rows_user.ROWS, *rows_pooled.ROWS, *rows_torch.ROWS, *rows_hf.ROWS, *rows_wild.ROWS]
 
@@ -21,7 +21,7 @@ def test_every_row_has_its_own_name() -> None:
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", params(ROWS))
 def test_anatomy(row: Row) -> None:
     model, batch = row.make()
     model.train(row.train)
