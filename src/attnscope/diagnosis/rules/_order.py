@@ -25,6 +25,11 @@ def blind_to_order(examination: Examination, reading: Reading) -> tuple[bool, st
     return False, ""
 
 
+def too_coarse(examination: Examination) -> bool:
+    """Whether the precision is too low to tell a small effect of order from rounding."""
+    return examination.precision in ("bfloat16", "float16")
+
+
 def position_blocks_in_use(anatomy: Anatomy) -> list[str]:
     """Tables of positions that the output depends on."""
     unused = set(anatomy.unused)

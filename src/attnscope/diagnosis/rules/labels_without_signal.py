@@ -79,7 +79,7 @@ def _exact(what: str, count: int) -> Suspect:
 def _shuffled(examination: Examination, reading: Reading) -> Suspect | None:
     """Labels that a trained model cannot tell from any others."""
     start = examination.reading("loss_at_start")
-    if reading.stderr is None or start is None or not _is_trained(examination):
+    if reading.stderr is None or start is None or not _is_trained(examination) or _mostly_frozen(examination):
         return None
     rises, errors = reading.values.ravel(), reading.stderr.ravel()
     losses = start.values.ravel()
@@ -108,3 +108,11 @@ def _is_trained(examination: Examination) -> bool:
     coverage = examination.reading("optimizer_coverage")
     steps = coverage.facts.get("steps") if coverage is not None else None
     return steps is not None and int(steps) >= _ENOUGH_STEPS
+
+
+def _mostly_frozen(examination: Examination) -> bool:
+    """Whether most of the model cannot learn; then that it has not says nothing of the labels."""
+    blocks = examination.anatomy.blocks
+    return 2 * sum(block.numel for block in blocks if not block.trainable) > sum(
+        block.numel for block in blocks
+    )

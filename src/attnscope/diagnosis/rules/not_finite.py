@@ -17,6 +17,7 @@ _FOLLOWS = (
     "uniform_attention",
     "saturated_scores",
     "rank_collapse",
+    "residual_dropped",
     "cut_gradient",
     "altered_gradient",
     "wrong_cache_position",

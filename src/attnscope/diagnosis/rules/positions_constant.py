@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from attnscope.anatomy.blocks import Role
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Suspect
-from attnscope.diagnosis.rules._order import blind_to_order, position_blocks_in_use
+from attnscope.diagnosis.rules._order import blind_to_order, position_blocks_in_use, too_coarse
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class PositionsConstant(Rule):
     def weigh(self, examination: Examination) -> list[Suspect]:
         """At most one suspect, at the table."""
         reading = examination.reading("token_order")
-        if reading is None or examination.expects.get("order_matters") is not True:
+        if reading is None or examination.expects.get("order_matters") is not True or too_coarse(examination):
             return []
         blind, why = blind_to_order(examination, reading)
         rows = examination.reading("rows_used")

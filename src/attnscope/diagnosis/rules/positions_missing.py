@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from attnscope.anatomy.blocks import Anatomy, Role, Source
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
-from attnscope.diagnosis.rules._order import blind_to_order, position_blocks_in_use
+from attnscope.diagnosis.rules._order import blind_to_order, position_blocks_in_use, too_coarse
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PositionsMissing(Rule):
     def weigh(self, examination: Examination) -> list[Suspect]:
         """At most one suspect, for the whole model."""
         reading = examination.reading("token_order")
-        if reading is None or examination.expects.get("order_matters") is not True:
+        if reading is None or examination.expects.get("order_matters") is not True or too_coarse(examination):
             return []
         blind, why = blind_to_order(examination, reading)
         rows = examination.reading("rows_used")

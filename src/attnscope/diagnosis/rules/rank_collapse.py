@@ -62,7 +62,7 @@ class RankCollapse(Rule):
                         f"the tokens differ from their mean by {shown(spread)} of their size{was}",
                         "token_spread",
                         spread,
-                        collapse_bound(examination),
+                        collapse_bound(),
                     ),
                 ),
                 confidence=0.85,
