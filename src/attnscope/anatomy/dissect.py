@@ -22,7 +22,7 @@ from attnscope.anatomy.record import Operation, Record, Value
 from attnscope.anatomy.rows import Provenance
 from attnscope.anatomy.scaling import Factor, factors_before, factors_on, fused_in_product, product_of
 from attnscope.anatomy.vocabulary import CAST, DROPOUT, JOIN, LAYOUT, NORM
-from attnscope.anatomy.weighing import Weighing, weighing_of
+from attnscope.anatomy.weighing import Weighing, kernel_weighing, weighing_of
 
 
 @dataclass(eq=False)
@@ -164,13 +164,11 @@ def _fused(found: Found, layouts: Layouts) -> Dissected:
     repeats = query.shape[-3] // key.shape[-3] if bool(operation.kwargs.get("enable_gqa")) else 1
     stand_in = Operation(operation.index, "matmul", None, (query, key), {}, (query, key), outputs=[scores])
     product = Contraction(stand_in, query, key, form="linear", repeats=repeats)
-    weigh = Operation(operation.index, "matmul", None, (scores, value), {}, (scores, value), outputs=[found.context])
-    weighs = Contraction(weigh, scores, value, repeats=repeats)
     sides = {"a": side_of(query, layouts), "b": side_of(key, layouts)}
     axes, named = score_axes(scores, product, None, sides, layouts)
     dissected = Dissected(
         found, Form.FUSED, Kind.SELF, axes, named["query"], named["key"],
-        side_of(value, layouts, through_nonlinear=False), weighing_of(weighs, "a", None, axes, layouts),
+        side_of(value, layouts, through_nonlinear=False), kernel_weighing(value, found.context, repeats, axes.layout),
     )
     dissected.masks = _fused_masks(operation, scores, axes, layouts)
     width = query.shape[-1]

@@ -70,13 +70,22 @@ def described(
         canonical = axes.canonical(allowed.expand(operation.out.shape), operation.out, layouts)
     elif allowed is not None:
         canonical = allowed
+    once = None if canonical is None else _without_copies(canonical)
     step = MaskStep(
         op=operation.name, source=operation.source, index=operation.index, how=how, when=when, fill=fill,
-        causal=None if canonical is None else is_causal(canonical),
-        allowed_share=None if canonical is None else float(canonical.float().mean()),
+        causal=None if once is None else is_causal(once),
+        allowed_share=None if once is None else int(once.count_nonzero()) / max(once.numel(), 1),
         shape=source.shape if source is not None else tuple(allowed.shape) if allowed is not None else (),
     )
     return Mask(step, canonical, source)
+
+
+def _without_copies(allowed: Tensor) -> Tensor:
+    """A mask without the examples and heads that only repeat it."""
+    for axis in range(2):
+        if allowed.stride(axis) == 0:
+            allowed = allowed.narrow(axis, 0, 1)
+    return allowed
 
 
 def _forbidden_by(

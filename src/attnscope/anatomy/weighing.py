@@ -31,21 +31,21 @@ class Weighing:
 
 
 def weighing_of(
-    product: Contraction, side: str, pattern: Value | None, axes: ScoreAxes, layouts: Layouts
+    product: Contraction, side: str, pattern: Value, axes: ScoreAxes, layouts: Layouts
 ) -> Weighing | None:
     """Where each head's values and context are; equal layers are read off once.
 
     Args:
         product: the contraction of pattern and values.
         side: which of its factors is the pattern.
-        pattern: the value that weighs; None when it is the raw scores themselves.
+        pattern: the value that weighs.
         axes: the canonical layout of the raw scores.
         layouts: index replay.
 
     Returns:
         None when the pattern that weighs the values does not cover the scores.
     """
-    number = None if pattern is None or layouts.unmoved(pattern, axes.raw) else layouts.identical(pattern, axes.raw)
+    number = None if layouts.unmoved(pattern, axes.raw) else layouts.identical(pattern, axes.raw)
     key: Any = (
         "weighing", id(axes.layout), number, side, product.form, product.a.shape, product.b.shape, product.repeats,
         product.summed, product.common,
@@ -53,11 +53,25 @@ def weighing_of(
     if key not in layouts.known:
 
         def raw_places(flat: Tensor) -> Tensor | None:
-            return flat if pattern is None else layouts.traced(pattern, axes.raw, flat)
+            return layouts.traced(pattern, axes.raw, flat)
 
         layouts.known[key] = (_weighing_of(product, side, raw_places, axes.layout), axes.layout)
     found: Weighing | None = layouts.known[key][0]
     return found
+
+
+def kernel_weighing(value: Value, context: Value, repeats: int, layout: CanonicalLayout) -> Weighing:
+    """The same for a fused kernel, whose pattern is never made: its layout is fixed."""
+    n_query, width = context.shape[-2:]
+    n_key = value.shape[-2]
+    made = torch.arange(context.numel).reshape(-1, n_query, width)
+    values = torch.arange(value.numel).reshape(value.shape)
+    if repeats > 1:
+        values = values.repeat_interleave(repeats, dim=-3)
+    values = values.expand(*context.shape[:-2], n_key, values.shape[-1]).reshape(-1, n_key, values.shape[-1])
+    return Weighing(
+        values[layout.matrices], made[layout.matrices.unsqueeze(-1), layout.rows.unsqueeze(0)]
+    )
 
 
 def _weighing_of(
