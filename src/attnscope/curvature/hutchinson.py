@@ -6,7 +6,8 @@ Kokiopoulou and Saad, An estimator for the diagonal of a matrix (2007).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +36,7 @@ class Diagonal:
 
 def trace(
     operator: BlockOperator, blocks: Iterable[str] | None = None, *, n_probes: int = 10, seed: int = 0,
-    progress: Progress | None = None,
+    together: Iterable[Sequence[str]] | None = None, progress: Progress | None = None,
 ) -> dict[str, Estimate]:
     """The trace of every block: the mean of `v . H_aa v` over random signs `v` on the block alone.
 
@@ -47,6 +48,8 @@ def trace(
         blocks: which; None is all.
         n_probes: products per block, each restricted to its own block.
         seed: of the signs.
+        together: groups of blocks that share their products, such as the heads of one projection. A group
+            costs no more than one block; the noise of the blocks in it adds up, and is in the errors.
         progress: called with (products done, products in all).
 
     Returns:
@@ -58,7 +61,7 @@ def trace(
     """
     sums: dict[str, Sums] = {}
     exact: dict[str, float] = {}
-    for name, probe, product, is_exact in probed(operator, blocks, n_probes, seed, progress):
+    for name, probe, product, is_exact in probed(operator, blocks, n_probes, seed, progress, together):
         sample = float(probe.double() @ product.double())
         if is_exact:
             exact[name] = exact.get(name, 0.0) + sample
@@ -70,7 +73,7 @@ def trace(
 
 def diagonal(
     operator: BlockOperator, blocks: Iterable[str] | None = None, *, n_probes: int = 10, seed: int = 0,
-    progress: Progress | None = None,
+    together: Iterable[Sequence[str]] | None = None, progress: Progress | None = None,
 ) -> dict[str, Diagonal]:
     """The diagonal of every block: the mean of `v * H_aa v` over random signs `v`.
 
@@ -82,7 +85,7 @@ def diagonal(
     means: dict[str, Tensor] = {}
     squares: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
-    for name, probe, product, is_exact in probed(operator, blocks, n_probes, seed, progress):
+    for name, probe, product, is_exact in probed(operator, blocks, n_probes, seed, progress, together):
         sample = (probe * product).double()
         if name not in means:
             means[name], squares[name] = torch.zeros_like(sample), torch.zeros_like(sample)
@@ -104,9 +107,9 @@ def diagonal(
 
 def probed(
     operator: BlockOperator, blocks: Iterable[str] | None, n_probes: int, seed: int,
-    progress: Progress | None,
+    progress: Progress | None, together: Iterable[Sequence[str]] | None = None,
 ) -> Iterator[tuple[str, Tensor, Tensor, bool]]:
-    """Random signs on one block at a time, and the products restricted to the block.
+    """Random signs on one block (or one group of blocks) at a time, and what each block sees of its own.
 
     Args: as `trace`.
 
@@ -120,19 +123,40 @@ def probed(
         raise ValueError(f"n_probes must be at least 2, found {n_probes}: one probe tells no standard error")
     names = operator.check_names(operator.names if blocks is None else blocks)
     probes = Probes(operator, seed)
-    plan = [(name, number) for number in range(n_probes) for name in names if number < operator.sizes[name]]
-    made: list[Tensor] = []
+    groups = _groups(operator, names, together)
+    plan = [(group, number) for number in range(n_probes) for group in groups
+            if len(group) > 1 or number < operator.sizes[group[0]]]
+    made: deque[dict[str, Tensor]] = deque()
 
     def requests() -> Iterator[Request]:
-        for name, number in plan:
-            exact = operator.sizes[name] <= n_probes
-            made.append(_unit(operator, name, number) if exact else probes.rademacher(name, number))
-            yield Request({name: made[-1]}, (name,))
+        for group, number in plan:
+            exact = len(group) == 1 and operator.sizes[group[0]] <= n_probes
+            made.append({
+                name: _unit(operator, name, number) if exact else probes.rademacher(name, number) for name in group
+            })
+            yield Request(made[-1], group)
 
-    for done, ((name, _), product) in enumerate(zip(plan, operator.products(requests()), strict=True)):
-        yield name, made.pop(0), product[name], operator.sizes[name] <= n_probes
+    for done, ((group, _), product) in enumerate(zip(plan, operator.products(requests()), strict=True)):
+        vectors = made.popleft()
+        for name in group:
+            yield name, vectors[name], product[name], len(group) == 1 and operator.sizes[name] <= n_probes
         if progress is not None:
             progress(done + 1, len(plan))
+
+
+def _groups(
+    operator: BlockOperator, names: Sequence[str], together: Iterable[Sequence[str]] | None
+) -> list[tuple[str, ...]]:
+    """Every block in one group: those in `together` as given, the others alone.
+
+    Raises:
+        ValueError: a block is in two groups.
+    """
+    groups = [tuple(name for name in operator.check_names(group) if name in names) for group in together or ()]
+    grouped = [name for group in groups for name in group]
+    if len(set(grouped)) < len(grouped):
+        raise ValueError("a block is in two groups of `together`")
+    return [group for group in groups if group] + [(name,) for name in names if name not in grouped]
 
 
 def _unit(operator: BlockOperator, name: str, number: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from attnscope.curvature.batches import cast, examples, listed, n_examples
 from attnscope.curvature.determinism import check_repeats, random_operations
 from attnscope.curvature.kernels import twice_differentiable
 from attnscope.curvature.moment import Moment, check_tensors
-from attnscope.curvature.slices import check_blocks, gather, parameter_blocks, parameters_of
+from attnscope.curvature.slices import check_blocks, gather, parameter_blocks, parameters_of, scatter
 from attnscope.curvature.weighing import Piece, Weigh, cut_and_weighed
 from attnscope.errors import CaseError
 from attnscope.undisturbed import undisturbed
@@ -89,6 +88,7 @@ class Objective:
         self.moment = Moment(self.model, dtype, frozenset(parameters_of(given)))
         self.parameters = {name: self.moment.parameters[name] for name in parameters_of(given)}
         self.random: tuple[str, ...] = ()
+        self._last_seconds = 0.0
         data = [cast(batch, dtype) for batch in listed(batches)]
         with self.computing():
             self.weighing, self.pieces = cut_and_weighed(
@@ -155,15 +155,46 @@ class Objective:
     def evaluate(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor | None]]:
         """Loss and gradients of one piece, without a graph."""
         with self.forwarding():
+            start = time.perf_counter()
             loss = self.loss_of(piece)
-            return loss.detach(), self.differentiate(loss)
+            gradients = self.differentiate(loss)
+            self._last_seconds = time.perf_counter() - start
+            return loss.detach(), gradients
+
+    def point(self) -> dict[str, Tensor]:
+        """Block name -> the parameters, flat."""
+        return {name: gather(block, self.parameters, self.parameters).detach() for name, block in self.blocks.items()}
+
+    def gradient_at(self, direction: Mapping[str, Tensor], length: float) -> dict[str, Tensor]:
+        """Block name -> the gradient a step away from the objective's point, to which it then returns."""
+        steps: dict[str, Tensor] = {}
+        for name, vector in direction.items():
+            scatter(self.blocks[name], vector, steps, self.parameters)
+        sums: dict[str, Tensor] = {}
+        with self.computing():
+            kept = {name: self.parameters[name].data for name in steps}
+            try:
+                for name, step in steps.items():
+                    # A new tensor under the leaf: kept graphs hold the old one.
+                    self.parameters[name].data = kept[name] + length * step
+                for piece in self.pieces:
+                    _, found = self.evaluate(piece)
+                    for name, block in self.blocks.items():
+                        vector = gather(block, found, self.parameters) * piece.coefficient
+                        sums[name] = sums[name] + vector if name in sums else vector
+            finally:
+                for name, data in kept.items():
+                    self.parameters[name].data = data
+        self.cost.gradients += 1
+        return sums
 
     def _first_pass(self, check: bool) -> tuple[float, dict[str, Tensor]]:
         """Loss and gradient over all the data; checked to repeat and to be finite."""
         total = 0.0
         sums: dict[str, Tensor] = {}
         for piece in self.pieces:
-            loss, found = self._checked(piece) if check and piece.start == 0 else self._timed(piece)
+            loss, found = self._checked(piece) if check and piece.start == 0 else self.evaluate(piece)
+            self.cost.seconds_per_gradient += self._last_seconds
             if not bool(loss.isfinite()):
                 raise CaseError(
                     f"the loss on batch {piece.batch} is {float(loss)}{self._guilty(piece)}; curvature needs "
@@ -182,26 +213,17 @@ class Objective:
                 )
         return total, sums
 
-    def _timed(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor | None]]:
-        start = time.perf_counter()
-        found = self.evaluate(piece)
-        self.cost.seconds_per_gradient += time.perf_counter() - start
-        return found
-
     def _checked(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """The first piece of a batch, twice; the second time is the one that is timed."""
-        calls = itertools.count()
+        """The first piece of a batch, twice."""
 
         def forward() -> None:
             with self.forwarding():
                 self.loss_of(piece)
 
-        def evaluate() -> tuple[Tensor, dict[str, Tensor | None]]:
-            return self.evaluate(piece) if next(calls) == 0 else self._timed(piece)
-
         if piece.batch == 0:
             self.random = random_operations(forward)
-        return check_repeats(evaluate, forward, f"loss and gradient on batch {piece.batch}")
+        where = f"loss and gradient on batch {piece.batch}"
+        return check_repeats(lambda: self.evaluate(piece), forward, where)
 
     def _guilty(self, piece: Piece) -> str:
         """Which examples alone have a loss that is not finite."""
