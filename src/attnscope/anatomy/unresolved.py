@@ -7,6 +7,12 @@ from collections.abc import Iterator
 from attnscope.anatomy.blocks import Attention, Form, Role
 from attnscope.anatomy.dissect import Dissected
 from attnscope.anatomy.partition import RoleParts
+from attnscope.anatomy.record import Operation
+
+
+def _foreign(operation: Operation | None) -> bool:
+    """Whether an operation is not one of torch's own (`quantized::linear_dynamic`, a custom kernel)."""
+    return operation is not None and operation.func is not None and not operation.func._schema.name.startswith("aten::")
 
 
 def unresolved_in(dissected: Dissected, attention: Attention, parts: RoleParts) -> Iterator[str]:
@@ -25,11 +31,8 @@ def unresolved_in(dissected: Dissected, attention: Attention, parts: RoleParts) 
             yield f"the parameter behind the {name} projection could not be identified"
         elif side.projection is not None and attention.head_layout == "ok" and not parts.heads.get(Role(name)):
             yield f"the part of each head of the {name} projection is not one range of its parameter"
-        elif side.projection is None and origin.producer is not None and origin.inputs and not origin.params:
-            yield (
-                f"the {name}s come from {origin.producer.name}, which reads no nn.Parameter "
-                "(a quantised or fixed weight)"
-            )
+        elif side.projection is None and _foreign(origin.producer):
+            yield f"the {name}s come from {origin.producer.name}, whose weight is no nn.Parameter (quantised, say)"  # type: ignore[union-attr]
     for mask in dissected.masks:
         if mask.allowed is None:
             yield f"what the mask at {mask.step.source} allows could not be brought to [batch, head, query, key]"
