@@ -191,3 +191,26 @@ def test_what_must_stay_wrong_stays_wrong_while_training(name: str) -> None:
     else:
         heads = attention.query.weight.view(4, 8, 32)
         assert all(torch.equal(heads[0], heads[head]) for head in range(1, 4))
+
+
+@pytest.mark.parametrize(("name", "model", "why"), [
+    ("padding_attended", "gpt", "no key is padding"),
+    ("padding_mask_inverted", "gpt", "no key is padding"),
+    ("future_leak", "encoder", "no causal mask"),
+    ("labels_unshifted", "encoder", "no labels for each token"),
+])
+def test_a_fault_that_would_change_nothing_is_refused(name: str, model: str, why: str) -> None:
+    case = case_of(model)
+    fault = catalogue.load("faults", name)()
+    assert why in fault.applies_to(case)
+    with pytest.raises(FaultError, match=why):
+        fault.inject(case)
+
+
+def test_a_model_without_dot_products_is_told_apart() -> None:
+    task = catalogue.load("tasks", "keyed_documents")()
+    torch.manual_seed(0)
+    case = Case(catalogue.load("models", "han")(**task.sizes), [task.batch(0, 8)], expects=task.expects)
+    assert "scale" in catalogue.load("faults", "missing_scale")().applies_to(case)
+    assert not catalogue.load("faults", "padding_attended")().applies_to(case)
+    assert "value" in catalogue.load("faults", "zeroed_value")().applies_to(case)

@@ -60,7 +60,9 @@ class Fault(ABC):
 
     def applies_to(self, case: Case) -> str:
         """Empty when the fault can be injected into the case, else the reason why not."""
-        anatomy = anatomy_of(case)
+        return self._reason_against(case, anatomy_of(case))
+
+    def _reason_against(self, case: Case, anatomy: Anatomy) -> str:
         if not anatomy.attentions:
             return "the model has no attention"
         if not -len(anatomy.attentions) <= self.layer < len(anatomy.attentions):
@@ -80,10 +82,11 @@ class Fault(ABC):
         copied = copy_of(case)
         if self.strength == 0:
             return copied
-        reason = self.applies_to(copied)
+        anatomy = anatomy_of(copied)
+        reason = self._reason_against(copied, anatomy)
         if reason:
             raise FaultError(f"{self.name} cannot be injected into {case.name}: {reason}")
-        self.plant(copied, anatomy_of(copied))
+        self.plant(copied, anatomy)
         return copied
 
     def label(self, case: Case) -> Label:

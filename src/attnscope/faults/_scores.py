@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from attnscope.anatomy.blocks import Anatomy, Attention, Source
+from attnscope.anatomy.blocks import Anatomy, Attention, Form, Source
+from attnscope.case import Case, default_forward
 
 PRODUCTS = {"matmul", "__matmul__", "bmm", "baddbmm", "einsum", "linear", "mv"}
 MASKS = {"masked_fill", "masked_fill_", "where"}
@@ -57,6 +58,8 @@ class Scores:
         normalise: the attention's own softmax, over its own dimension (another when one is given).
         remake: the scores made again from other operands, without the mask.
         training: whether the model is in train mode.
+        pooled: whether there is no axis of queries (a HAN scores positions only).
+        dim: the dimension that the softmax runs over, from 0.
     """
 
     layer: int
@@ -67,6 +70,8 @@ class Scores:
     normalise: Callable[..., Tensor]
     remake: Callable[[Tensor, Tensor], Tensor]
     training: bool = False
+    pooled: bool = False
+    dim: int = -1
 
     def masked(self, scores: Tensor | None = None, forbidden: Tensor | None = None) -> Tensor:
         """Scores with the mask applied: the attention's own unless others are given."""
@@ -78,8 +83,8 @@ class Scores:
 
     def padded_keys(self) -> Tensor | None:
         """Where a key is forbidden to every query of its example: the padding."""
-        if self.forbidden is None:
-            return None
+        if self.forbidden is None or self.pooled:
+            return self.forbidden
         return self.forbidden.all(-2, keepdim=True).expand_as(self.forbidden)
 
     def padding_mask(self) -> Tensor | None:
@@ -99,6 +104,7 @@ class Watching(TorchFunctionMode):
     layers: frozenset[int]
     tell: Tell
     training: bool = False
+    pooled: frozenset[int] = frozenset()
     makers: dict[int, Call] = field(default_factory=dict)
     alive: list[Any] = field(default_factory=list)
     seen: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -169,7 +175,9 @@ class Watching(TorchFunctionMode):
         bare = remake(left, right)
         forbidden = (scores.detach() - bare.detach()) < FAR_BELOW
         mask = forbidden if bool(forbidden.any()) else None
-        return self.tell(Scores(layer, left, right, bare, mask, normalise, remake, self.training))
+        dim = int(args[1] if len(args) > 1 else kwargs.get("dim", -1)) % scores.ndim
+        pooled = layer in self.pooled
+        return self.tell(Scores(layer, left, right, bare, mask, normalise, remake, self.training, pooled, dim))
 
     def _fused(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
@@ -200,7 +208,9 @@ class Watching(TorchFunctionMode):
         bare = remake(query, key)
         if forbidden is not None:
             forbidden = forbidden.expand_as(bare)
-        pattern = self.tell(Scores(layer, query, key, bare, forbidden, normalise, remake, self.training))
+        dim = bare.ndim - 1
+        found = Scores(layer, query, key, bare, forbidden, normalise, remake, self.training, dim=dim)
+        pattern = self.tell(found)
         pattern = nn.functional.dropout(pattern, given.get("dropout_p", 0.0) or 0.0, training=True)
         context: Tensor = pattern @ value
         return context
@@ -211,21 +221,76 @@ def retell(model: nn.Module, anatomy: Anatomy, layers: Sequence[int], tell: Tell
 
     The model gets a class of the same name with another `forward`, so copies of the model keep the change.
     """
+    sites = sites_of(anatomy)
+    original = type(model)
+    chosen, pooled = frozenset(layers), pooled_of(anatomy)
+
+    @functools.wraps(original.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with Watching(sites, chosen, tell, self.training, pooled):
+            return original.forward(self, *args, **kwargs)
+
+    body = {"forward": forward, "__module__": original.__module__, "__qualname__": original.__qualname__}
+    model.__class__ = type(original.__name__, (original,), body)
+
+
+def sites_of(anatomy: Anatomy) -> dict[tuple[str, int], list[int]]:
+    """File and line of each softmax or fused call -> the layers that it serves, in order."""
     sites: dict[tuple[str, int], list[int]] = {}
     for attention in anatomy.attentions:
         source = site_of(attention)
         if source is not None:
             sites.setdefault((source.file, source.line), []).append(attention.layer)
-    original = type(model)
-    chosen = frozenset(layers)
+    return sites
 
-    @functools.wraps(original.forward)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with Watching(sites, chosen, tell, self.training):
-            return original.forward(self, *args, **kwargs)
 
-    body = {"forward": forward, "__module__": original.__module__, "__qualname__": original.__qualname__}
-    model.__class__ = type(original.__name__, (original,), body)
+def pooled_of(anatomy: Anatomy) -> frozenset[int]:
+    """The layers whose scores have no axis of queries."""
+    forms = (Form.ADDITIVE, Form.POOLED, Form.LINEAR_QUERY)
+    return frozenset(attention.layer for attention in anatomy.attentions if attention.form in forms)
+
+
+def seen_scores(case: Case, anatomy: Anatomy, layer: int) -> Scores | None:
+    """What one attention does on the case's first batch, in eval mode; None when its softmax is not seen."""
+    found: list[Scores] = []
+
+    def tell(scores: Scores) -> Tensor:
+        found.append(scores)
+        return scores.normalise(scores.masked())
+
+    was_training = case.model.training
+    case.model.eval()
+    try:
+        mode = Watching(sites_of(anatomy), frozenset((layer,)), tell, pooled=pooled_of(anatomy))
+        with torch.no_grad(), torch.random.fork_rng(), mode:
+            (case.forward or default_forward)(case.model, next(iter(case.batches)))
+    finally:
+        case.model.train(was_training)
+    return found[0] if found else None
+
+
+def obstacle_of(case: Case, anatomy: Anatomy, layer: int, *, forbidden: str = "") -> str:
+    """Why the pattern of a layer cannot be retold, or an empty string.
+
+    Args:
+        case: the case.
+        anatomy: of its model.
+        layer: which attention.
+        forbidden: what the mask must forbid on the first batch: `padding`, `future`, `anything`, or nothing.
+    """
+    scores = seen_scores(case, anatomy, layer)
+    if scores is None:
+        return "the softmax of this attention, or the product before it, was not seen among the calls of torch"
+    if not forbidden:
+        return ""
+    if scores.forbidden is None:
+        return "this attention has no mask, or it forbids nothing on the first batch"
+    padded = scores.padded_keys()
+    if forbidden == "padding" and (padded is None or not bool(padded.any())):
+        return "no key is padding on the first batch"
+    if forbidden == "future" and padded is not None and not bool((scores.forbidden & ~padded).any()):
+        return "this attention has no causal mask"
+    return ""
 
 
 def site_of(attention: Attention) -> Source | None:

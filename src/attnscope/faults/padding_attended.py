@@ -10,7 +10,7 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
-from attnscope.faults._scores import Scores, retell, site_of
+from attnscope.faults._scores import Scores, obstacle_of, retell
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,7 @@ class PaddingAttended(Fault):
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a mask."""
         attention = attention_of(anatomy, self.layer)
-        if not attention.mask:
-            return "this attention has no mask"
-        return "" if site_of(attention) else "no line of the model's code was found for this attention"
+        return obstacle_of(case, anatomy, attention.layer, forbidden="padding")
 
     def plant(self, case: Case, anatomy: Anatomy) -> None:
         """Retells the pattern of the layer."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
-from attnscope.faults._scores import Scores, retell, site_of
+from attnscope.faults._scores import Scores, obstacle_of, retell
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SoftmaxTwice(Fault):
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs the softmax's line."""
         attention = attention_of(anatomy, self.layer)
-        return "" if site_of(attention) else "no line of the model's code was found for this attention"
+        return obstacle_of(case, anatomy, attention.layer)
 
     def plant(self, case: Case, anatomy: Anatomy) -> None:
         """Retells the pattern of the layer."""
