@@ -17,7 +17,7 @@ from attnscope.anatomy.find import Finder, Found
 from attnscope.anatomy.layout import Layouts
 from attnscope.anatomy.masks import Mask, described, forbidden_by, masks_of
 from attnscope.anatomy.network_axes import network_axes
-from attnscope.anatomy.paths import bare, main_operand, path_back, projection_sides
+from attnscope.anatomy.paths import bare, is_weight, main_operand, path_back, projection_sides
 from attnscope.anatomy.record import Operation, Record, Value
 from attnscope.anatomy.rows import Provenance
 from attnscope.anatomy.scaling import Factor, factors_before, factors_on, fused_in_product, product_of
@@ -235,7 +235,8 @@ def _form(found: Found) -> Form:
         return _network_form(found, data, Form.DOT_PRODUCT)
     assert found.scorer is not None
     sides = projection_sides(found.scorer)
-    assert sides is not None
+    if sides is None:  # the outer sum of graph attention
+        return Form.ADDITIVE
     return _network_form(found, sides[0], Form.LINEAR_QUERY)
 
 
@@ -309,6 +310,9 @@ def _kind(dissected: Dissected) -> Kind:
     """Self-attention when queries and keys come from one hidden tensor."""
     if dissected.query is None or dissected.key is None:
         found = dissected.found
+        if found.terms:
+            sources = [_roots(_data_of(term)) for term in found.terms]
+            return Kind.SELF if sources[0] & sources[1] else Kind.CROSS
         hidden = dissected.scorer_hidden
         data = hidden.path if hidden is not None else None
         beside = [item for _, item in data.beside if item.inputs and item.params] if data is not None else []
@@ -317,6 +321,13 @@ def _kind(dissected: Dissected) -> Kind:
     if not dissected.query.operand.inputs:
         return Kind.LEARNED_QUERY
     return Kind.SELF if _roots(hidden_query) & _roots(hidden_key) else Kind.CROSS
+
+
+def _data_of(operation: Operation) -> Value:
+    """What a parameter product reads, with layout undone."""
+    contraction = contraction_of(operation)
+    assert contraction is not None
+    return bare(contraction.b if is_weight(contraction.a) else contraction.a)
 
 
 def _roots(value: Value) -> set[int]:

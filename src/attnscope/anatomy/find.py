@@ -28,6 +28,7 @@ class Found:
         pattern_path: operations from the normaliser's output to the value product, in order.
         applications: how many softmaxes the scores pass through.
         hand_sum: the sum that a hand-written softmax divides by.
+        terms: the two parameter products whose outer sum is the scores (graph attention); `scorer` adds them.
     """
 
     product: Contraction | None = None
@@ -42,6 +43,7 @@ class Found:
     pattern_path: list[Operation] = field(default_factory=list)
     applications: int = 1
     hand_sum: Operation | None = None
+    terms: tuple[Operation, ...] = ()
 
     @property
     def raw(self) -> Value | None:
@@ -232,6 +234,10 @@ class Finder:
                 else:
                     attention.scorer = operation
                 return attention
+            terms = _outer_sum(operation)
+            if terms:
+                attention.score_path, attention.scorer, attention.terms = path[::-1], operation, terms
+                return attention
             following = main_operand(operation, value)
             if following is None or operation.name in REDUCTION:
                 return None
@@ -247,6 +253,8 @@ class Finder:
         assert attention.pattern is not None
         assert attention.value_product is not None
         assert attention.raw is not None
+        if attention.terms:
+            return True
         contraction = attention.product or contraction_of(attention.first)
         index = self.layouts.replay(attention.pattern, attention.raw)
         places = None
@@ -279,6 +287,25 @@ class Finder:
             for item in operation.inputs[:1] if operation.name in LAYOUT else operation.inputs:
                 waiting.append((item, [*path, operation]))
         return None, []
+
+
+def _outer_sum(operation: Operation) -> tuple[Operation, ...]:
+    """The parameter products behind `source[i] + target[j]`; empty for any other operation."""
+    data = [item for item in operation.inputs if item.params and item.inputs]
+    if operation.name not in ("add", "sub") or len(data) != 2 or any(
+        item.numel >= operation.out.numel for item in data
+    ):
+        return ()
+    found = []
+    for value in data:
+        while value.producer is not None and (
+            value.producer.name in LAYOUT | CAST and contraction_of(value.producer) is None
+        ):
+            value = value.producer.inputs[0]
+        if value.producer is None or contraction_of(value.producer) is None:
+            return ()
+        found.append(value.producer)
+    return tuple(found)
 
 
 def _data_gate(operation: Operation) -> bool:

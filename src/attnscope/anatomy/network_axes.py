@@ -13,6 +13,7 @@ from attnscope.anatomy.find import Found
 from attnscope.anatomy.indexing import coordinates_of
 from attnscope.anatomy.layout import Layouts
 from attnscope.anatomy.paths import is_weight
+from attnscope.anatomy.record import Operation
 
 
 def network_axes(found: Found, layouts: Layouts) -> ScoreAxes:
@@ -34,6 +35,23 @@ def network_axes(found: Found, layouts: Layouts) -> ScoreAxes:
     return ScoreAxes(raw, layout)
 
 
+def _head_axes(found: Found, last: Operation, layouts: Layouts) -> list[int]:
+    """The axes of the raw scores along which the parameters of the network's last layer change."""
+    contraction, raw = contraction_of(last), found.raw
+    if contraction is None or raw is None:
+        return []
+    learned = contraction.rows("a" if is_weight(contraction.a) else "b")
+    if last.out is not raw:
+        index = layouts.replay(raw, last.out)
+        if index is None:
+            return []
+        learned = learned[coordinates_of(index, last.out.shape)]
+    return [
+        axis for axis in range(len(raw.shape))
+        if raw.shape[axis] > 1 and learned.stride(axis) and bool((learned != learned.narrow(axis, 0, 1)).any())
+    ]
+
+
 def _query_and_head_axes(found: Found, layouts: Layouts) -> tuple[list[int], list[int]]:
     """`(query axes, head axes)` of scores that a small network makes.
 
@@ -43,12 +61,7 @@ def _query_and_head_axes(found: Found, layouts: Layouts) -> tuple[list[int], lis
     assert raw is not None
     assert weighs is not None
     assert pattern is not None
-    rank = len(raw.shape)
-    contraction = contraction_of(found.first)
-    head_axes = [rank - 1] if raw.shape[-1] > 1 and contraction is not None else []
-    if contraction is not None:
-        learned = contraction.rows("a" if is_weight(contraction.a) else "b")
-        head_axes = [axis for axis in range(rank) if learned.stride(axis) and raw.shape[axis] > 1]
+    head_axes = _head_axes(found, found.terms[0] if found.terms else found.first, layouts)
     patterns, values = weighs.cube(found.pattern_side), weighs.cube("b" if found.pattern_side == "a" else "a")
     query_axes: list[int] = []
     for axis in range(patterns.dim() - 1):

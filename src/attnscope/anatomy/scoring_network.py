@@ -17,7 +17,7 @@ def network_parts(dissected: Dissected) -> dict[Role, list[ParameterSlice]]:
     layer from the positions is the key. In Bahdanau's form, what makes it from the state is a query too.
     """
     first = dissected.found.first
-    last = [item for item in first.inputs if is_weight(item)]
+    last = [item for operation in dissected.found.terms or (first,) for item in _learned(operation)]
     found = {Role.QUERY: _whole(last), Role.KEY: []}
     if dissected.form is Form.LINEAR_QUERY or dissected.scorer_hidden is None:
         return {role: parts for role, parts in found.items() if parts}
@@ -27,6 +27,13 @@ def network_parts(dissected: Dissected) -> dict[Role, list[ParameterSlice]]:
         role = Role.KEY if layer in keys else Role.QUERY
         found[role] += _whole([item for item in layer.inputs if is_weight(item)])
     return {role: parts for role, parts in found.items() if parts}
+
+
+def _learned(operation: Operation) -> list[Value]:
+    """The weights that a product reads, also through a multiplication before a sum."""
+    contraction = contraction_of(operation)
+    inputs = operation.inputs if contraction is None else (contraction.a, contraction.b, contraction.bias)
+    return [item for item in inputs if item is not None and is_weight(item)]
 
 
 def _reads_values(layer: Operation, dissected: Dissected) -> bool:
