@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -18,11 +14,8 @@ from attnscope.lenses.lora_gradient_identity import LoraGradientIdentity
 from attnscope.lenses.query_key_gradient_identity import QueryKeyGradientIdentity
 from attnscope.lenses.value_output_gradient_identity import ValueOutputGradientIdentity
 from attnscope.probe import Probe
+from lenses import hand_written as hand
 
-_spec = importlib.util.spec_from_file_location("hand_written", Path(__file__).with_name("hand_written.py"))
-hand = importlib.util.module_from_spec(_spec)
-sys.modules["hand_written"] = hand
-_spec.loader.exec_module(hand)
 Plan, probe_of = hand.Plan, hand.probe_of
 
 LOSSES = {

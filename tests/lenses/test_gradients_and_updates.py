@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,11 +30,9 @@ from attnscope.lenses.optimizer_coverage import OptimizerCoverage
 from attnscope.lenses.residual_ablation import ResidualAblation
 from attnscope.lenses.update_to_weight import UpdateToWeight
 from attnscope.probe import Probe
+from lenses import hand_written as hand
+from lenses import switchboard as board
 
-_spec = importlib.util.spec_from_file_location("hand_written", Path(__file__).with_name("hand_written.py"))
-hand = importlib.util.module_from_spec(_spec)
-sys.modules["hand_written"] = hand
-_spec.loader.exec_module(hand)
 Plan, probe_of = hand.Plan, hand.probe_of
 
 
@@ -290,11 +285,6 @@ class TestAblations:
         assert BlockAblation().measure(probe).facts["no_effect"] == ["L0.Q", "L0.K", "L0.V"]
 
     def test_removing_the_residual_is_what_it_says(self) -> None:
-        _spec = importlib.util.spec_from_file_location("switchboard", Path(__file__).with_name("switchboard.py"))
-        board = importlib.util.module_from_spec(_spec)
-        sys.modules["switchboard"] = board
-        _spec.loader.exec_module(board)
-
         probe = board.probe_of()
         reading = ResidualAblation().measure(probe)
         assert reading.ok, reading.note

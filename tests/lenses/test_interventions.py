@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -20,11 +16,8 @@ from attnscope.lenses.other_example import OtherExample
 from attnscope.lenses.padded_token import PaddedToken
 from attnscope.lenses.position_shift import PositionShift
 from attnscope.lenses.token_order import TokenOrder
+from lenses import switchboard as board
 
-_spec = importlib.util.spec_from_file_location("switchboard", Path(__file__).with_name("switchboard.py"))
-board = importlib.util.module_from_spec(_spec)
-sys.modules["switchboard"] = board
-_spec.loader.exec_module(board)
 Switches, probe_of, traced = board.Switches, board.probe_of, board.traced
 
 

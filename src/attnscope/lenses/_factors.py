@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attnscope.anatomy.blocks import Attention
+from attnscope.anatomy.blocks import Attention, ParameterSlice
 from attnscope.anatomy.observe import AttentionTensors
 from attnscope.lenses._low_rank import effective_weights, zeros_where_unreached
 from attnscope.lenses._parameters import named, part
@@ -53,23 +53,34 @@ class Factors:
 
     def head(self, attention: Attention, role: str, head: int) -> Factor | None:
         """One head's factor; None where the trace found none or no gradient path reaches any of it."""
-        heads = attention.head_slices.get(role, ())
-        if head >= len(heads) or not heads[head]:
+        columns = self._columns(attention, role, head)
+        if not columns:
             return None
+        return Factor(torch.cat([pair[0] for _, pair in columns], 1), torch.cat([pair[1] for _, pair in columns], 1))
+
+    def pieces(self, attention: Attention, role: str) -> list[ParameterSlice]:
+        """The parts of parameters that the factors of a role are made of, once each."""
+        found: dict[tuple[str, int | None, tuple[tuple[int, int], ...]], ParameterSlice] = {}
+        for head in range(len(attention.head_slices.get(role, ()))):
+            for piece, _ in self._columns(attention, role, head):
+                found.setdefault((piece.parameter, piece.dim, piece.ranges), piece)
+        return list(found.values())
+
+    def _columns(
+        self, attention: Attention, role: str, head: int
+    ) -> list[tuple[ParameterSlice, tuple[Tensor, Tensor]]]:
+        """(piece, (weight, gradient) as [head width, inputs]) of a head: the matrix, then vectors of its width."""
+        heads = attention.head_slices.get(role, ())
         width = attention.d_value if role in ("value", "output") else attention.d_head
-        columns: list[tuple[Tensor, Tensor]] = []
-        for piece in heads[head]:
+        columns: list[tuple[ParameterSlice, tuple[Tensor, Tensor]]] = []
+        for piece in heads[head] if head < len(heads) else ():
             weight, gradient = part(self.weights, piece).double(), part(self.gradients, piece).double()
             if role == "output" and columns and weight.numel() == max(weight.shape):
                 continue  # the output's bias is added after the product
             pair = _as_matrix(weight, gradient, piece.dim, width, role, bool(columns))
-            if pair is not None:
-                columns.append(pair)
-        if not columns:
-            return None
-        rows = columns[0][0].shape[0]
-        fitting = [pair for pair in columns if pair[0].shape[0] == rows]
-        return Factor(torch.cat([pair[0] for pair in fitting], 1), torch.cat([pair[1] for pair in fitting], 1))
+            if pair is not None and (not columns or pair[0].shape[0] == columns[0][1][0].shape[0]):
+                columns.append((piece, pair))
+        return columns
 
     def reached(self, attention: Attention, *roles: str) -> bool:
         """Whether a gradient path leads to any of these roles' parameters."""
@@ -131,8 +142,11 @@ def residual(left: Tensor, right: Tensor, size: float, precision: str) -> float:
 
 
 def precision_of(probe: Probe) -> str:
-    """The coarsest floating type among the parameters."""
-    kinds = {str(value.dtype).removeprefix("torch.") for value in named(probe.model).values()}
+    """The coarsest floating type among the parameters and, under autocast, the attentions' tensors."""
+    types = {value.dtype for value in named(probe.model).values()}
+    types |= {tensors.pattern.dtype for tensors in probe.observation.attentions}
+    types |= {tensors.query.dtype for tensors in probe.observation.attentions if tensors.query is not None}
+    kinds = {str(kind).removeprefix("torch.") for kind in types}
     return next((kind for kind in ("bfloat16", "float16", "float32", "float64") if kind in kinds), "float32")
 
 

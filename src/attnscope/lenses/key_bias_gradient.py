@@ -11,8 +11,9 @@ from torch import Tensor
 
 from attnscope.anatomy.blocks import Attention, Kind, ParameterSlice
 from attnscope.lenses import Lens
-from attnscope.lenses._factors import THRESHOLDS, Factors, is_projected, precision_of
+from attnscope.lenses._factors import THRESHOLDS, Factors, is_projected, precision_of, worst
 from attnscope.lenses._parameters import part
+from attnscope.lenses._premises import acts_linearly
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
@@ -55,8 +56,13 @@ class KeyBiasGradient(Lens):
             if why:
                 skipped[attention.name] = why
                 continue
-            for head in range(attention.n_key_heads):
-                values[index, head] = _ratio(attention, gradients, head)
+            row = [_ratio(attention, gradients, head) for head in range(attention.n_key_heads)]
+            if worst(row) > THRESHOLDS[precision] and not acts_linearly(
+                probe, index, "key", factors.pieces(attention, "key")
+            ):
+                skipped[attention.name] = "the scores do not depend linearly on the key projection alone"
+                continue
+            values[index, : len(row)] = row
         if np.isnan(values).all():
             reasons = "; ".join(f"{layer}: {why}" for layer, why in skipped.items())
             return self.not_applicable(reasons[:500] or "no gradient reaches the biases of the queries")

@@ -45,6 +45,8 @@ class OtherExample(Lens):
         """Changes the last example and compares the others."""
         sequence = main_sequence(probe)
         axis = 0 if sequence is None or sequence.batch_axis is None else sequence.batch_axis
+        if sequence is None and _one_set(probe):
+            return self.not_applicable("the batch is one set of items that attend to each other")
         size = _size(probe, sequence)
         if size is None:
             return self.not_applicable("the batch's tensors do not agree on the number of examples")
@@ -62,6 +64,13 @@ class OtherExample(Lens):
             batch_axis=axis,
             axes_known=sequence is None or sequence.axes_known,
         )
+
+
+def _one_set(probe: Probe) -> bool:
+    """Whether the items along the first axis of the batch are what the attentions attend to: a graph, a bag."""
+    attentions = probe.anatomy.attentions
+    count = n_examples(probe, probe.batch)
+    return bool(attentions) and all(item.batch_size == 1 and item.n_keys == count for item in attentions)
 
 
 def _size(probe: Probe, sequence: Sequence | None) -> int | None:

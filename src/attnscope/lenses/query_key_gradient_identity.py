@@ -10,7 +10,6 @@ import torch
 
 from attnscope.anatomy.blocks import Attention
 from attnscope.lenses import Lens
-from attnscope.lenses._elsewhere import used_elsewhere
 from attnscope.lenses._factors import (
     THRESHOLDS,
     Factors,
@@ -22,6 +21,7 @@ from attnscope.lenses._factors import (
     residual,
     worst,
 )
+from attnscope.lenses._premises import acts_linearly, used_elsewhere
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
@@ -66,9 +66,9 @@ class QueryKeyGradientIdentity(Lens):
                 skipped[attention.name] = why
                 continue
             row, forms[attention.name] = _layer(attention, factors, precision)
-            step = attention.score_step.index if attention.score_step is not None else None
-            if worst(row) > THRESHOLDS[precision] and used_elsewhere(probe, attention, ("query", "key"), step):
-                skipped[attention.name] = "queries or keys are used outside the scores, too"
+            why = _unfounded(probe, factors, index) if worst(row) > THRESHOLDS[precision] else ""
+            if why:
+                skipped[attention.name] = why
                 continue
             values[index, : len(row)] = row
         if len(skipped) == len(attentions):
@@ -104,6 +104,18 @@ def _why_not(probe: Probe, factors: Factors, index: int) -> str:
         return "no gradient reaches queries or keys"
     observed = probe.observation.attentions[index]
     return "" if is_projected(attention, factors, observed) else "queries are normalised after their projection"
+
+
+def _unfounded(probe: Probe, factors: Factors, index: int) -> str:
+    """Why a broken identity says nothing here after all; empty when it does."""
+    attention = probe.anatomy.attentions[index]
+    for role in ("query", "key"):
+        if not acts_linearly(probe, index, role, factors.pieces(attention, role)):
+            return f"the scores do not depend linearly on the {role} projection alone"
+    step = attention.score_step.index if attention.score_step is not None else None
+    if used_elsewhere(probe, attention, ("query", "key"), step):
+        return "queries or keys are used outside the scores, too"
+    return ""
 
 
 def _layer(attention: Attention, factors: Factors, precision: str) -> tuple[list[float], str]:

@@ -11,7 +11,6 @@ import torch
 from attnscope.anatomy.blocks import Attention
 from attnscope.anatomy.observe import AttentionTensors
 from attnscope.lenses import Lens
-from attnscope.lenses._elsewhere import used_elsewhere
 from attnscope.lenses._factors import (
     THRESHOLDS,
     Factors,
@@ -22,6 +21,7 @@ from attnscope.lenses._factors import (
     residual,
     worst,
 )
+from attnscope.lenses._premises import acts_linearly, used_elsewhere
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
@@ -62,9 +62,9 @@ class ValueOutputGradientIdentity(Lens):
                 skipped[attention.name] = why
                 continue
             row = _layer(attention, factors, precision)
-            step = attention.value_step.index if attention.value_step is not None else None
-            if worst(row) > THRESHOLDS[precision] and used_elsewhere(probe, attention, ("value",), step):
-                skipped[attention.name] = "values are used outside the attention, too"
+            why = _unfounded(probe, factors, index) if worst(row) > THRESHOLDS[precision] else ""
+            if why:
+                skipped[attention.name] = why
                 continue
             values[index, : len(row)] = row
         if np.isnan(values).all():
@@ -95,6 +95,17 @@ def _why_not(factors: Factors, attention: Attention, observed: AttentionTensors)
     if not factors.reached(attention, "value", "output"):
         return "no gradient reaches values or the output projection"
     return "" if _is_projected(factors, attention, observed) else "the heads are changed before the output projection"
+
+
+def _unfounded(probe: Probe, factors: Factors, index: int) -> str:
+    """Why a broken identity says nothing here after all; empty when it does."""
+    attention = probe.anatomy.attentions[index]
+    if not acts_linearly(probe, index, "value", factors.pieces(attention, "value")):
+        return "the result does not depend linearly on the value projection alone"
+    step = attention.value_step.index if attention.value_step is not None else None
+    if used_elsewhere(probe, attention, ("value",), step):
+        return "values are used outside the attention, too"
+    return ""
 
 
 def _is_projected(factors: Factors, attention: Attention, observed: AttentionTensors) -> bool:
