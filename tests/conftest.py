@@ -1,0 +1,9 @@
+"""One thread a worker: the models of the tests are small, and workers that share cores only wait for each other."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402  (the environment comes first)
+
+torch.set_num_threads(1)
