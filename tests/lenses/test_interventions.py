@@ -88,6 +88,15 @@ class TestFutureToken:
         assert not reading.facts["output_compared"]
         assert reading.values.tolist() == [0.0, 0.0]
 
+    def test_a_padded_query_may_see_anything(self) -> None:
+        """On the left of a text every key of a padded query is masked, so that the softmax weighs them alike."""
+        switches = Switches(fill={0: -1e9, 1: -1e9})
+        inputs, targets = board.batch_of(switches)
+        flipped = {name: value.flip(1) for name, value in inputs.items()}
+        reading = FutureToken().measure(traced(board.Switchboard(switches), (flipped, targets)))
+        assert not reading.facts["violated"]
+        assert reading.facts["offsets"] == {"0": [], "1": []}
+
     def test_no_sequence_is_not_applicable(self) -> None:
         probe = traced(
             nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), (torch.randn(3, 3, 2, 2), torch.tensor([0, 1, 0]))

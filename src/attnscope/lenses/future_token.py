@@ -57,7 +57,7 @@ class FutureToken(Lens):
         sequence = predicted_sequence(probe)
         if sequence is None:
             return self.not_applicable("the batch holds no sequence of tokens or features")
-        places = [place for place in _places(sequence, self.picks) if bool(_earlier(place).any())]
+        places = [place for place in _places(sequence, self.picks) if bool(_earlier(place, sequence.real).any())]
         if not places:
             return self.not_applicable("no example has two real positions")
         output = outcome(probe).output
@@ -65,8 +65,8 @@ class FutureToken(Lens):
         trials = [
             Trial(
                 batch=sequence.put(probe.batch, other_values(sequence, place, probe.seed)),
-                entries=entries_of(_earlier(place)),
-                where=None if output is None else output_mask(output, axis, sequence, _earlier(place)),
+                entries=entries_of(_earlier(place, sequence.real)),
+                where=None if output is None else output_mask(output, axis, sequence, _earlier(place, sequence.real)),
             )
             for place in places
         ]
@@ -75,7 +75,7 @@ class FutureToken(Lens):
             self,
             probe,
             input=sequence.path,
-            offsets=_layer_offsets(probe, found, places),
+            offsets=_layer_offsets(probe, found, places, sequence),
             output_offsets=_output_offsets(found, places, sequence) if axis is not None else [],
         )
 
@@ -92,13 +92,16 @@ def _places(sequence: Sequence, picks: int) -> list[Tensor]:
     return places
 
 
-def _earlier(place: Tensor) -> Tensor:
-    """True before the marked position; nowhere in a row without a mark."""
+def _earlier(place: Tensor, real: Tensor) -> Tensor:
+    """True on real positions before the marked one; nowhere in a row without a mark.
+
+    A padded query may see anything: on the left of a text all its keys are masked, which leaves them equal.
+    """
     reached = place.long().cumsum(-1) > 0
-    return ~reached & place.any(-1, keepdim=True)
+    return ~reached & place.any(-1, keepdim=True) & real
 
 
-def _layer_offsets(probe: Probe, found: Comparison, places: list[Tensor]) -> dict[str, list[int]]:
+def _layer_offsets(probe: Probe, found: Comparison, places: list[Tensor], sequence: Sequence) -> dict[str, list[int]]:
     """Layer -> how far back its own result moved, for layers whose input had not moved there."""
     offsets: dict[str, set[int]] = {}
     for (before, after), place in zip(found.outcomes, places, strict=True):
@@ -110,10 +113,11 @@ def _layer_offsets(probe: Probe, found: Comparison, places: list[Tensor]) -> dic
             if b is None or a.shape != b.shape:
                 continue
             where = entries_of(place)(a.shape[0], a.shape[2])
-            if where is None:
+            real = entries_of(sequence.real)(a.shape[0], a.shape[2])
+            if where is None or real is None:
                 continue
             moved = moved_positions(a.transpose(1, 2), b.transpose(1, 2), found.bound)
-            offsets.setdefault(str(attention.layer), set()).update(_distances(moved, where))
+            offsets.setdefault(str(attention.layer), set()).update(_distances(moved & real, where))
     return {layer: sorted(items) for layer, items in offsets.items()}
 
 
@@ -122,10 +126,8 @@ def _output_offsets(found: Comparison, places: list[Tensor], sequence: Sequence)
     for (before, after), place in zip(found.outcomes, places, strict=True):
         if before.output is None or after.output is None or before.output.shape != after.output.shape:
             continue
-        moved = moved_positions(
-            by_position(before.output, sequence), by_position(after.output, sequence), found.bound
-        )
-        offsets.update(_distances(moved, place))
+        moved = moved_positions(by_position(before.output, sequence), by_position(after.output, sequence), found.bound)
+        offsets.update(_distances(moved & sequence.real, place))
     return sorted(offsets)
 
 
