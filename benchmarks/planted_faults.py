@@ -2,6 +2,8 @@
 
     python benchmarks/planted_faults.py                        all of it, and writes docs/planted_faults.md
     python benchmarks/planted_faults.py --select mask --seed 1  some of it, printed only
+    python benchmarks/planted_faults.py --held-out              the mistakes that no rule was developed on
+    python benchmarks/planted_faults.py --page                  writes the page again from the stored rows
 
 A row is right when a finding of the right kind is there as a warning or graver; its rank, the place it names and
 the line it names are scored apart. No healthy twin is given to the diagnosis.
@@ -15,17 +17,21 @@ import platform
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from planting import held_out
 from planting.everything import PLANTED, SEEN_ONLY_AFTER_TRAINING
 from planting.moment import training_cut_to
 from planting.pages import planted_page
 from planting.planted import Row, examined, plain
 
 ROOT = Path(__file__).parents[1]
+DEVELOPED = ROOT / "benchmarks" / "planted_faults.json"
+HELD_OUT = ROOT / "benchmarks" / "planted_held_out.json"
 
 
 def main() -> int:
@@ -36,9 +42,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of initialisation and data")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     parser.add_argument("--untrained", action="store_true", help="look at initialisation; printed only")
+    parser.add_argument("--held-out", action="store_true", help="the mistakes that no rule was developed on")
+    parser.add_argument("--page", action="store_true", help="write the page from the stored rows and stop")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    wanted = [planted for planted in PLANTED if chosen.select in planted.name][chosen.start :]
+    if chosen.page:
+        return written()
+    every = held_out.PLANTED if chosen.held_out else PLANTED
+    wanted = [planted for planted in every if chosen.select in planted.name][chosen.start :]
     if chosen.untrained:
         wanted = [planted for planted in wanted if planted.kind not in SEEN_ONLY_AFTER_TRAINING]
     if chosen.list:
@@ -53,7 +64,7 @@ def main() -> int:
         print(f"{number:3}/{len(wanted)} {planted.name:72} {told(row)}", flush=True)
     seconds = time.perf_counter() - start
     print(f"found {sum(row.found for row in rows)} of {len(rows)}; {seconds:.0f} s")
-    if len(wanted) == len(PLANTED) and not chosen.untrained:
+    if len(wanted) == len(every) and not chosen.untrained:
         data = {
             "seed": chosen.seed,
             "torch": torch.__version__,
@@ -61,8 +72,25 @@ def main() -> int:
             "seconds": round(seconds),
             "rows": [plain(row) for row in rows],
         }
-        (ROOT / "benchmarks" / "planted_faults.json").write_text(json.dumps(data, indent=0) + "\n", encoding="utf-8")
-        (ROOT / "docs" / "planted_faults.md").write_text(planted_page(data), encoding="utf-8")
+        stored(HELD_OUT if chosen.held_out else DEVELOPED, data)
+        return written()
+    return 0
+
+
+def stored(path: Path, data: dict[str, Any]) -> None:
+    """Writes the rows, one a line; what was said the first time stays beside what is said now."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if "first_contact" in before:
+        data["first_contact"] = before["first_contact"]
+    rows = ",\n".join(json.dumps(row) for row in data.pop("rows"))
+    head = json.dumps(data)[:-1]
+    path.write_text(f'{head}, "rows": [\n{rows}\n]}}\n', encoding="utf-8")
+
+
+def written() -> int:
+    """The page, from the stored rows."""
+    data = [json.loads(path.read_text(encoding="utf-8")) for path in (DEVELOPED, HELD_OUT) if path.exists()]
+    (ROOT / "docs" / "planted_faults.md").write_text(planted_page(*data), encoding="utf-8")
     return 0
 
 

@@ -22,7 +22,7 @@ ROTARY: dict[str, Any] = {
     "places": ("L*.positions", "positions", "L*.V", "L*.K", "L*.Q"),
 }
 CACHE: dict[str, Any] = {
-    "rules": ("wrong_cache_position", "cache_position"),
+    "rules": ("wrong_cache_position",),
     "places": ("L*.cache", "L*.positions", "positions", "model", "*cache*"),
 }
 
@@ -38,14 +38,14 @@ def shifted_encoder(seed: int) -> tuple[Case, Truth]:
     """Positions of a trained model one off."""
     case = healthy("encoder", seed)
     shifted_table(case, "positions.weight")
-    return case, Truth(("positions_shifted", "positions_missing"), ("positions*", "*position*"))
+    return case, Truth(("positions_shifted",), ("positions*", "*position*"))
 
 
 def shifted_gpt2(seed: int) -> tuple[Case, Truth]:
     """Positions of a trained library model one off."""
     case = healthy_library("gpt2", seed)
     shifted_table(case, "transformer.wpe.weight")
-    return case, Truth(("positions_shifted", "positions_missing"), ("positions*", "*wpe*", "*position*"))
+    return case, Truth(("positions_shifted",), ("positions*", "*wpe*", "*position*"))
 
 
 PLANTED = (
