@@ -23,8 +23,8 @@ def planted_page(developed: Data, held_out: Data | None = None) -> str:
         "- *found*: a finding of the right kind, as a warning or an error;",
         "- *rank*: its place among all warnings and errors;",
         "- *place*: the block or site that it names is one that the mistake changed;",
-        "- *line*: it names the edited line (`exact`), or one within five lines in the same file (`near`); a dash where",
-        "  the mistake is in no line of code.",
+        "- *line*: it names the edited line (`exact`), or one within five lines in the same file (`near`); a dash",
+        "  where the mistake is in no line of code.",
         "",
         f"The rules were developed on the first table: **{_found(developed['rows'])}**. {_run(developed)}",
     ]
@@ -35,8 +35,8 @@ def planted_page(developed: Data, held_out: Data | None = None) -> str:
             "The second table holds other models, styles and mistakes. "
             + (
                 f"The first time that they were tried (revision {first['revision']}), before any rule was changed for "
-                f"them, the answer was **{first['found']} of {first['planted']} found**; that is the honest estimate of "
-                "how the diagnosis fares on small models that it has not seen. "
+                f"them, the answer was **{first['found']} of {first['planted']} found**; that is the honest "
+                "estimate of how the diagnosis fares on small models that it has not seen. "
                 if first
                 else ""
             )
