@@ -17,14 +17,14 @@ from attnscope.lenses._sequence import main_sequence
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
-_MOST_PARTS = 8
+_MOST_PARTS = 4
 
 
 @dataclass(frozen=True)
 class PositionShift(Lens):
     """How the loss changes when every absolute position is moved by a few places.
 
-    **Measures**: the mean over batches (over examples, when there is one batch) of loss(positions + shift) -
+    **Measures**: the mean over batches (over parts of it, when there is one batch) of loss(positions + shift) -
     loss(positions), with its standard error, for shifts whose rows the table has. The shift is made by moving
     the rows of the table of positions. The facts say which rows are used (`first_row`, `last_row`, `n_rows`),
     whether all used rows are equal (`constant`) and whether one row serves all positions (`one_row`).
@@ -39,7 +39,7 @@ class PositionShift(Lens):
     **Reference**: an intervention; for the fault see Jahan and Rahman, 2025, arXiv:2508.04925.
     """
 
-    reach: int = 4
+    shifts: tuple[int, ...] = (-4, -2, -1, 1, 2, 4)
 
     unit: ClassVar[str] = "loss"
     dims: ClassVar[tuple[str, ...]] = ("shift",)
@@ -61,7 +61,7 @@ class PositionShift(Lens):
             return self.not_applicable(f"{name} has no gradient, so no row of it is used")
         used = _by_row(gradient, axis).abs().amax(-1).nonzero().flatten()
         first, last = int(used.min()), int(used.max())
-        shifts = [shift for shift in range(-self.reach, self.reach + 1) if first + shift >= 0 and last + shift < n_rows]
+        shifts = [shift for shift in sorted({0, *self.shifts}) if first + shift >= 0 and last + shift < n_rows]
         with probe.evaluating() as model, torch.no_grad():
             parameter = dict(model.named_parameters())[name]
             rows = _by_row(parameter.detach(), axis)[first : last + 1]
@@ -111,11 +111,12 @@ def _by_row(table: Tensor, axis: int) -> Tensor:
 
 
 def _parts(probe: Probe, model: nn.Module) -> list[Any]:
-    """The batches; a lone batch is cut into examples where that works, so that an error can be given."""
+    """The batches; a lone batch is cut into parts where that works, so that an error can be given."""
     if len(probe.batches) > 1:
         return list(probe.batches)
     count = n_examples(probe, probe.batch) or 1
-    parts = [examples(probe.batch, [index], count) for index in range(min(count, _MOST_PARTS))]
+    groups = np.array_split(np.arange(count), min(count, _MOST_PARTS))
+    parts = [examples(probe.batch, [int(index) for index in group], count) for group in groups]
     try:
         for part in parts:
             probe.loss_of(model, part)
