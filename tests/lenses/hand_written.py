@@ -31,7 +31,7 @@ class Plan:
     rotary: str = ""  # "", "half" or "interleaved"
     normalised: bool = False
     causal: bool = True
-    fused: bool = False
+    fused: bool = False  # the kernel instead of the products
     scale: float = 0.5
     on_query: Change = same
     on_key: Change = same
@@ -72,6 +72,10 @@ class HandWritten(nn.Module):
         scores = scores.masked_fill(~allowed, float("-inf"))
         pattern = scores.softmax(-1)
         context = pattern @ value
+        if plan.fused:
+            context = nn.functional.scaled_dot_product_attention(
+                query, key, value, is_causal=plan.causal, scale=plan.scale
+            )
         changed = plan.on_context(context)
         result = self.output(changed.transpose(1, 2).flatten(2))
         self.seen = {

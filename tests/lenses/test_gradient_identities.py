@@ -30,14 +30,17 @@ LOSSES = {
     rotary=st.sampled_from(["", "half", "interleaved"]),
     bias=st.booleans(),
     causal=st.booleans(),
+    fused=st.booleans(),
     n_key_heads=st.sampled_from([4, 2, 1]),
     scale=st.floats(0.1, 3.0),
     loss=st.sampled_from(sorted(LOSSES)),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=20, deadline=None)
-def test_both_hold_for_any_loss_mask_and_batch(rotary, bias, causal, n_key_heads, scale, loss, seed) -> None:
-    plan = Plan(d_model=16, rotary=rotary, bias=bias, causal=causal, n_key_heads=n_key_heads, scale=scale)
+def test_both_hold_for_any_loss_mask_kernel_and_batch(
+    rotary, bias, causal, fused, n_key_heads, scale, loss, seed
+) -> None:
+    plan = Plan(d_model=16, rotary=rotary, bias=bias, causal=causal, fused=fused, n_key_heads=n_key_heads, scale=scale)
     probe = probe_of(plan, dtype=torch.float64, seed=seed, loss=LOSSES[loss])
     for lens in (QueryKeyGradientIdentity(), ValueOutputGradientIdentity()):
         reading = lens.measure(probe)
