@@ -23,51 +23,30 @@ class LowRank:
 
 
 def low_rank_pairs(model: nn.Module) -> list[LowRank]:
-    """Every weight with factors beside it whose shapes make an adapter, and whose names say so."""
-    parameters = {name: value for name, value in named(model).items() if value.ndim == 2}
+    """Every adapter: two factors named so (`lora`), and the weight nearest to them that their shapes fit."""
+    matrices = {name: tuple(value.shape) for name, value in named(model).items() if value.ndim == 2}
+    factors = [name for name in matrices if "lora" in name.lower()]
     found = []
-    for name, weight in parameters.items():
-        if weight.ndim != 2:
-            continue
-        for prefix in _prefixes(name):
-            near = [
-                other for other in parameters if other != name and other.startswith(prefix) and "lora" in other.lower()
-            ]
-            pairs = _pairs(name, parameters, near)
-            if pairs:
-                found += pairs
-                break
-    return found
-
-
-def _prefixes(name: str) -> list[str]:
-    """Where factors of a weight are looked for: in its own module, then in the one that holds that."""
-    owner = name.rpartition(".")[0]
-    return [f"{owner}." if owner else "", *([f"{owner.rpartition('.')[0]}."] if "." in owner else [])]
-
-
-def _pairs(name: str, parameters: Mapping[str, Tensor], near: list[str]) -> list[LowRank]:
-    """Pairs (A, B) of one adapter: A [rank, in], B [out, rank]; either layout of the weight."""
-    found = []
-    for sides in (parameters[name].shape, parameters[name].shape[::-1]):
-        n_out, n_in = sides
-        for a in near:
-            rank = parameters[a].shape[0]
-            if parameters[a].shape[1] != n_in or rank > min(n_in, n_out) or "b" in a.lower().split("lora_")[-1][:1]:
+    for a in factors:
+        for b in factors:
+            if a == b or matrices[b][1] != matrices[a][0] or not _same_adapter(a, b):
                 continue
-            found += [
-                LowRank(name, a, b)
-                for b in near
-                if b != a and tuple(parameters[b].shape) == (n_out, rank) and _same_adapter(a, b)
-            ]
-        if found:
-            break
-    return found
+            sides = (matrices[b][0], matrices[a][1])
+            fitting = [name for name in matrices if name not in factors and matrices[name] in (sides, sides[::-1])]
+            if fitting:
+                found.append(LowRank(max(fitting, key=lambda name: _shared(name, a)), a, b))
+    return sorted(found, key=lambda pair: list(matrices).index(pair.weight))
+
+
+def _shared(first: str, second: str) -> int:
+    """How many leading parts of two dotted names are the same."""
+    pairs = zip(first.split("."), second.split("."), strict=False)
+    return next((count for count, (x, y) in enumerate(pairs) if x != y), 0)
 
 
 def _same_adapter(a: str, b: str) -> bool:
-    """`lora_A.x` and `lora_B.x` belong together."""
-    return a.lower().replace("lora_a", "lora_") == b.lower().replace("lora_b", "lora_")
+    """`lora_A.x` and `lora_B.x` belong together, in this order."""
+    return "lora_a" in a.lower() and a.lower().replace("lora_a", "lora_b") == b.lower()
 
 
 def effective_weights(model: nn.Module, gradients: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
