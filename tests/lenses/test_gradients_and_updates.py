@@ -346,6 +346,19 @@ class TestLosses:
         batch = (torch.randint(1, 13, (8, 9)), torch.randint(1, 13, (8, 9)))
         assert not LabelAlignment().measure(hand_traced(batch)).facts["language_model"]
 
+    def test_a_decoder_that_is_fed_its_labels_is_not_asked(self) -> None:
+        """An encoder-decoder shifts the labels itself: that they equal themselves says nothing."""
+        transformers = pytest.importorskip("transformers")
+        config = transformers.T5Config(
+            vocab_size=30, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
+        )
+        torch.manual_seed(0)
+        model = transformers.T5ForConditionalGeneration(config).eval()
+        batch = {"input_ids": torch.randint(3, 30, (3, 7)), "labels": torch.randint(3, 30, (3, 5))}
+        reading = LabelAlignment().measure(traced(model, batch))
+        assert reading.status == "not_applicable"
+        assert "made from the labels" in reading.note
+
     def test_labels_with_and_without_signal(self) -> None:
         torch.manual_seed(0)
         tokens = torch.randint(1, 13, (6, 8))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attnscope.lenses import STANDARD, Lens
 from attnscope.lenses._batch import tensors, with_tensors
+from attnscope.lenses._labels import labels_path
 from attnscope.lenses._movement import main_output
 from attnscope.lenses._sequence import Sequence, predicted_sequence
 from attnscope.probe import Probe
@@ -51,6 +52,8 @@ class LabelAlignment(Lens):
         sequence = predicted_sequence(probe)
         if sequence is None or sequence.use != "tokens" or sequence.real.ndim != 2:
             return self.not_applicable("the batch holds no flat sequence of tokens")
+        if sequence.path == labels_path(probe.batch):
+            return self.not_applicable("the decoder's input is made from the labels by the model itself")
         with probe.evaluating() as model, torch.no_grad():
             logits = main_output(probe.run(model, probe.batch))
             ids = sequence.tensor
