@@ -223,7 +223,7 @@ def test_figures_say_the_number_under_the_pointer_and_under_the_keys(visit: Any)
     block = page.locator("svg.hit").nth(4)
     block.focus()
     page.keyboard.press("ArrowDown")
-    assert page.locator("#tip").is_visible()
+    page.locator("#tip").wait_for(state="visible", timeout=10_000)
 
 
 def test_reordered_matrices_still_say_the_right_number(visit: Any) -> None:
