@@ -13,7 +13,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plain": set(),
     "whole_file": set(),
     "undisturbed": {"errors"},
-    "whole_file": set(),
     "calling": set(),
     "catalogue": {"errors"},
     "readings": {"errors", "plain"},

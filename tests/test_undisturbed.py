@@ -236,16 +236,20 @@ def test_a_lazy_model_stays_lazy() -> None:
     assert model(torch.randn(4, 7)).shape == (4, 3), "the user may still build it for another width"
 
 
-@pytest.mark.parametrize("make", [
-    lambda: nn.Parameter(torch.tensor([float("nan"), -0.0, float("inf")])),
-    lambda: nn.Parameter(torch.randn(3).to(torch.bfloat16)),
-    lambda: nn.Parameter(torch.randn(3, dtype=torch.complex64)),
-    lambda: nn.Parameter(torch.randn(3, 3).to_sparse()),
-    lambda: nn.Parameter(torch.arange(3), requires_grad=False),
-    lambda: torch.quantize_per_tensor(torch.randn(3), 0.1, 0, torch.quint8),
-    lambda: torch.zeros(1).expand(4),
-    lambda: torch.empty(2, device="meta"),
-], ids=["nan", "bfloat16", "complex", "sparse", "integer", "quantised", "expanded", "meta"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Parameter(torch.tensor([float("nan"), -0.0, float("inf")])),
+        lambda: nn.Parameter(torch.randn(3).to(torch.bfloat16)),
+        lambda: nn.Parameter(torch.randn(3, dtype=torch.complex64)),
+        lambda: nn.Parameter(torch.randn(3, 3).to_sparse()),
+        lambda: nn.Parameter(torch.arange(3), requires_grad=False),
+        lambda: torch.quantize_per_tensor(torch.randn(3), 0.1, 0, torch.quint8),
+        lambda: torch.zeros(1).expand(4),
+        lambda: torch.empty(2, device="meta"),
+    ],
+    ids=["nan", "bfloat16", "complex", "sparse", "integer", "quantised", "expanded", "meta"],
+)
 def test_unusual_tensors_survive(make) -> None:
     model = nn.Module()
     model.value = make()
@@ -303,23 +307,28 @@ def test_objects_in_a_loop_do_not_hang() -> None:
     assert "new" not in model.loop
 
 
-actions = st.lists(st.sampled_from([
-    lambda m: m(torch.randn(2, 4)),
-    lambda m: m.train(),
-    lambda m: m.eval(),
-    lambda m: m.half(),
-    lambda m: m.double(),
-    lambda m: m.zero_grad(),
-    lambda m: m.requires_grad_(False),
-    lambda m: m.linear.weight.data.zero_(),
-    lambda m: setattr(m, "linear", nn.Linear(1, 1)),
-    lambda m: delattr(m, "norm"),
-    lambda m: m.cache.clear(),
-    lambda m: m.register_buffer("more", torch.ones(1)),
-    lambda m: m.register_forward_pre_hook(lambda *a: None),
-    lambda m: setattr(m.count, "note", 1),
-    lambda m: 1 / 0,
-]), max_size=6)
+actions = st.lists(
+    st.sampled_from(
+        [
+            lambda m: m(torch.randn(2, 4)),
+            lambda m: m.train(),
+            lambda m: m.eval(),
+            lambda m: m.half(),
+            lambda m: m.double(),
+            lambda m: m.zero_grad(),
+            lambda m: m.requires_grad_(False),
+            lambda m: m.linear.weight.data.zero_(),
+            lambda m: setattr(m, "linear", nn.Linear(1, 1)),
+            lambda m: delattr(m, "norm"),
+            lambda m: m.cache.clear(),
+            lambda m: m.register_buffer("more", torch.ones(1)),
+            lambda m: m.register_forward_pre_hook(lambda *a: None),
+            lambda m: setattr(m.count, "note", 1),
+            lambda m: 1 / 0,
+        ]
+    ),
+    max_size=6,
+)
 
 
 @given(actions=actions)

@@ -15,7 +15,6 @@ FAMILIES = {
     "lenses": "attnscope.lenses",
     "faults": "attnscope.faults",
     "rules": "attnscope.diagnosis.rules",
-    "remedies": "attnscope.remedies",
     "models": "attnscope.models",
     "tasks": "attnscope.tasks",
     "studies": "attnscope.studies",

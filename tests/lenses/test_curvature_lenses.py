@@ -32,20 +32,31 @@ class Small(nn.Module):
 
 
 ROLES = {
-    "query": ("L0.Q", Role.QUERY), "key": ("L0.K", Role.KEY), "value": ("L0.V", Role.VALUE),
-    "output": ("L0.O", Role.OUTPUT), "classifier": ("classifier", Role.CLASSIFIER),
+    "query": ("L0.Q", Role.QUERY),
+    "key": ("L0.K", Role.KEY),
+    "value": ("L0.V", Role.VALUE),
+    "output": ("L0.O", Role.OUTPUT),
+    "classifier": ("classifier", Role.CLASSIFIER),
 }
 
 
 def anatomy(model: nn.Module) -> Anatomy:
     named = dict(model.named_parameters())
-    return Anatomy(model_class="Small", blocks=tuple(
-        Block(name, role, tuple(
-            ParameterSlice(f"{module}.{what}", tuple(named[f"{module}.{what}"].shape))
-            for what in ("weight", "bias")
-        ), layer=None if role is Role.CLASSIFIER else 0)
-        for module, (name, role) in ROLES.items()
-    ))
+    return Anatomy(
+        model_class="Small",
+        blocks=tuple(
+            Block(
+                name,
+                role,
+                tuple(
+                    ParameterSlice(f"{module}.{what}", tuple(named[f"{module}.{what}"].shape))
+                    for what in ("weight", "bias")
+                ),
+                layer=None if role is Role.CLASSIFIER else 0,
+            )
+            for module, (name, role) in ROLES.items()
+        ),
+    )
 
 
 def made(model: nn.Module | None = None, optimizer: torch.optim.Optimizer | None = None) -> Probe:
@@ -266,7 +277,11 @@ def test_the_density_has_the_moments_of_the_spectrum() -> None:
 
 
 NAMES = [
-    "block_top_eigenvalue", "block_trace", "coupling", "negative_share", "relative_curvature",
+    "block_top_eigenvalue",
+    "block_trace",
+    "coupling",
+    "negative_share",
+    "relative_curvature",
     "spectral_density",
 ]
 

@@ -35,20 +35,29 @@ def seq2seq(expects: dict[str, Any], **more: Any) -> Probe:
 
     torch.manual_seed(0)
     config = T5Config(
-        vocab_size=17, d_model=12, d_kv=4, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=3,
-        decoder_start_token_id=0, pad_token_id=0, dropout_rate=0.0,
+        vocab_size=17,
+        d_model=12,
+        d_kv=4,
+        d_ff=16,
+        num_layers=1,
+        num_decoder_layers=1,
+        num_heads=3,
+        decoder_start_token_id=0,
+        pad_token_id=0,
+        dropout_rate=0.0,
     )
     model = T5ForConditionalGeneration(config).eval()
     tokens = torch.randint(1, 17, (3, 6))
     mask = torch.ones(3, 6, dtype=torch.long)
     mask[0, 4:] = mask[2, 2:] = 0
     batch = {
-        "input_ids": tokens * mask, "attention_mask": mask, "decoder_input_ids": torch.randint(1, 17, (3, 6)),
-        "use_cache": False, **more,
+        "input_ids": tokens * mask,
+        "attention_mask": mask,
+        "decoder_input_ids": torch.randint(1, 17, (3, 6)),
+        "use_cache": False,
+        **more,
     }
-    return Probe(
-        model=model, batches=(batch,), anatomy=trace(model, batch), expects=Expectations.of(expects)
-    )
+    return Probe(model=model, batches=(batch,), anatomy=trace(model, batch), expects=Expectations.of(expects))
 
 
 @pytest.mark.parametrize("expects", [{"padding_mask": "attention_mask"}, {"padding_token": 0}])
@@ -73,7 +82,9 @@ def test_a_mask_of_four_axes_is_understood() -> None:
     probe = seq2seq({"padding_mask": "attention_mask"})
     wide = probe.batch["attention_mask"][:, None, None, :].float()
     again = Probe(
-        model=probe.model, batches=({**probe.batch, "mask4": wide},), anatomy=probe.anatomy,
+        model=probe.model,
+        batches=({**probe.batch, "mask4": wide},),
+        anatomy=probe.anatomy,
         expects=Expectations(padding_mask="mask4"),
     )
     again.__dict__["observation"] = probe.observation

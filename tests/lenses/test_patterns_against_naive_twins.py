@@ -56,9 +56,7 @@ def test_a_pattern_of_another_shape_is_measured_too() -> None:
     probe = observations.standard()
     first = probe.observation.attentions[0]
     names = ("query", "scores", "pattern", "softmax_output", "raw_scores", "context")
-    probe = observations.altered(
-        probe, hidden=None, **{name: getattr(first, name)[:, :, :1] for name in names}
-    )
+    probe = observations.altered(probe, hidden=None, **{name: getattr(first, name)[:, :, :1] for name in names})
     for name in TWINS:
         reading = catalogue.load("lenses", name)().measure(probe)
         assert reading.status in ("ok", "not_applicable"), (name, reading.note)

@@ -15,9 +15,7 @@ from attnscope.lenses.score_overflow import ScoreOverflow
 from attnscope.lenses.score_rounding import ScoreRounding
 
 
-@pytest.mark.parametrize(
-    ("scale", "expected"), [(None, 1.0), (1.0, 2.0), (0.25, 0.5), (12**-0.5, 2 / 12**0.5)]
-)
+@pytest.mark.parametrize(("scale", "expected"), [(None, 1.0), (1.0, 2.0), (0.25, 0.5), (12**-0.5, 2 / 12**0.5)])
 def test_the_measured_scale_is_the_scale(scale: float | None, expected: float) -> None:
     reading = MeasuredScale().measure(observations.standard(scale=scale))
     assert reading.values == pytest.approx(expected, rel=1e-5)
@@ -92,9 +90,14 @@ def test_overflow_is_seen_where_half_precision_overflows() -> None:
     assert ScoreOverflow().measure(observations.altered(probe, raw_scores=raw)).facts["overflowing"]
 
 
-@pytest.mark.parametrize(("offset", "least", "most"), [
-    (0.0, 0.0, 0.002), (100.0, 0.02, 0.2), (1e5, 0.1, 1.0),
-])
+@pytest.mark.parametrize(
+    ("offset", "least", "most"),
+    [
+        (0.0, 0.0, 0.002),
+        (100.0, 0.02, 0.2),
+        (1e5, 0.1, 1.0),
+    ],
+)
 def test_rounding_grows_with_the_size_of_the_scores(offset: float, least: float, most: float) -> None:
     """A constant leaves the pattern as it is in exact arithmetic, and costs it its digits in bfloat16."""
     bias = torch.full((1, 1, 1, 1), offset)

@@ -84,8 +84,13 @@ def test_grouped_heads_read_the_key_of_their_group() -> None:
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=11, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=16,
+        vocab_size=11,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=16,
     )
     model = LlamaForCausalLM(config)
     probe = traced(model, {"input_ids": torch.randint(1, 11, (2, 6)), "use_cache": False})
@@ -135,7 +140,8 @@ def test_dead_heads_are_named_with_their_cause() -> None:
         second.output.weight[:, :8] = 0
     reading = measured("head_contribution", traced(model, batch))
     assert reading.facts["dead"] == [
-        {"layer": 0, "head": 1, "cause": "context"}, {"layer": 1, "head": 0, "cause": "output"},
+        {"layer": 0, "head": 1, "cause": "context"},
+        {"layer": 1, "head": 0, "cause": "output"},
     ]
     assert reading.values[0, 1] == reading.values[1, 0] == 0
     assert reading.facts["dead_layers"] == []

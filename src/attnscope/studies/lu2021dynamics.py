@@ -275,11 +275,9 @@ def _ablation(head: str, scale: str) -> Part:
         for epoch in (1000, 6000):
             if epoch <= epochs and arm != "full":
                 seen = [float(run[epoch - 1]) for run in losses]
-                note = f"embedding sd 0.1, start of seed 3, median of {n_sets} data sets, {min(seen):.3f} to {max(seen):.3f}"
+                note = f"embedding sd 0.1, median of {n_sets} data sets, {min(seen):.3f} to {max(seen):.3f}"
                 if arm == "EF" and epoch == 6000:
-                    note += (
-                        "; late, keys fit the words whose frozen embedding happens to suit, so this depends on the data"
-                    )
+                    note += "; keys fit the words whose frozen embedding happens to suit, which depends on the data"
                 place = "authors' figure, ablation"
                 part.claims.append(
                     near(
