@@ -29,6 +29,11 @@ class Difference(BlockOperator):
         self.sizes = first.sizes
         self.dtype = first.dtype
 
+    @property
+    def rounding(self) -> float:
+        """That of the coarser operator."""
+        return max(self.first.rounding, self.second.rounding)
+
     def device(self, name: str) -> torch.device:
         """Where the vectors of a block live."""
         return self.first.device(name)
@@ -54,6 +59,11 @@ class Shifted(BlockOperator):
         self.shifts = dict(shifts)
         self.sizes = operator.sizes
         self.dtype = operator.dtype
+
+    @property
+    def rounding(self) -> float:
+        """That of the operator inside."""
+        return self.operator.rounding
 
     def device(self, name: str) -> torch.device:
         """Where the vectors of a block live."""
@@ -103,6 +113,11 @@ class Rescaled(BlockOperator):
                 raise ValueError(f"the scales of block {name!r} must be finite and not negative")
             self.scales[name] = scale.detach().to(operator.device(name), self.dtype)
 
+    @property
+    def rounding(self) -> float:
+        """That of the operator inside."""
+        return self.operator.rounding
+
     def device(self, name: str) -> torch.device:
         """Where the vectors of a block live."""
         return self.operator.device(name)
@@ -130,6 +145,11 @@ class Joined(BlockOperator):
         self.parts = operator.check_names(operator.names if blocks is None else blocks)
         self.sizes = {"all": sum(operator.sizes[name] for name in self.parts)}
         self.dtype = operator.dtype
+
+    @property
+    def rounding(self) -> float:
+        """That of the operator inside."""
+        return self.operator.rounding
 
     def device(self, name: str) -> torch.device:
         """Of the first block: the joined vectors live there."""

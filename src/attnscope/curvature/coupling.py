@@ -92,7 +92,7 @@ def coupling(
             progress(done + 1, len(plan))
     mean, stderr = both_sides(names, squares)
     found = {name: sums.estimate() for name, sums in traces.items()}
-    return from_squares(names, mean, stderr, found, n_probes)
+    return from_squares(names, mean, stderr, found, n_probes, operator.rounding)
 
 
 def both_sides(
@@ -122,17 +122,21 @@ def both_sides(
 
 
 def from_squares(
-    names: tuple[str, ...], mean: Floats, stderr: Floats, traces: dict[str, Estimate], n_probes: int
+    names: tuple[str, ...], mean: Floats, stderr: Floats, traces: dict[str, Estimate], n_probes: int,
+    rounding: float,
 ) -> Coupling:
-    """Norms and ratios from squared norms and their standard errors."""
+    """Norms and ratios from squared norms and their standard errors.
+
+    A block whose own norm is below rounding, beside the largest one, is flat: its ratios are NaN.
+    """
     norms = np.sqrt(np.maximum(mean, 0))
     with np.errstate(divide="ignore", invalid="ignore"):
         norm_stderr = np.where(stderr == 0, 0.0, stderr / (2 * norms))
-        own = np.diag(norms)
+        own = np.where(np.diag(norms) > rounding * norms.max(), np.diag(norms), np.nan)
         ratios = norms / np.sqrt(np.outer(own, own))
         relative = norm_stderr / norms
         of_own = np.diag(relative) / 2
         spread = relative**2 + (of_own**2)[:, None] + (of_own**2)[None, :]
         ratio_stderr = ratios * np.sqrt(spread)
-    np.fill_diagonal(ratio_stderr, 0.0)
+    np.fill_diagonal(ratio_stderr, np.where(np.isnan(own), np.nan, 0.0))
     return Coupling(names, norms, norm_stderr, ratios, ratio_stderr, traces, n_probes)

@@ -202,7 +202,7 @@ class _Run:
                 exact[i, j] = self.right[b, a] + self.right[a, b] - middle
         rest, stderr = both_sides(self.names, self.rest)
         traces = {name: sums.estimate() for name, sums in self.traces.items()}
-        return from_squares(self.names, exact + rest, stderr, traces, n_probes)
+        return from_squares(self.names, exact + rest, stderr, traces, n_probes, self.operator.rounding)
 
 
 def _inner(one: Tensor, other: Tensor) -> float:

@@ -41,6 +41,8 @@ class Hessian(SweptOperator):
         keep: how many pieces' graphs are kept between products. More pieces than this are rebuilt for
             every sweep of products.
         check: whether loss and gradient are checked to repeat exactly.
+        screening: computes products in bfloat16: faster where the processor has instructions for it, and good
+            enough to find what is large. It is not the place to read a small curvature from.
 
     Attributes:
         objective: the loss, its value, its gradient, how the data are cut and weighed.
@@ -55,10 +57,11 @@ class Hessian(SweptOperator):
         self, model: nn.Module, batches: Iterable[Any], loss: BatchLoss,
         blocks: Sequence[Block] | None = None, *, dtype: torch.dtype = torch.float32, seed: int = 0,
         max_examples: int | None = None, weigh: Weigh | None = None, keep: int = 1, check: bool = True,
+        screening: bool = False,
     ) -> None:
         self.objective = Objective(
             model, batches, loss, blocks, dtype=dtype, seed=seed, max_examples=max_examples, weigh=weigh,
-            check=check,
+            check=check, screening=screening,
         )
         self.dtype = dtype
         self.keep = keep
@@ -66,6 +69,11 @@ class Hessian(SweptOperator):
         self.sizes = {name: block.numel for name, block in self.blocks.items()}
         self._graphs: dict[int, Graph] = {}
         self._checked = False
+
+    @property
+    def rounding(self) -> float:
+        """Relative rounding of the products."""
+        return float(torch.finfo(torch.bfloat16 if self.objective.screening else self.dtype).eps)
 
     @property
     def cost(self) -> Cost:

@@ -34,13 +34,20 @@ class _FullPrecision(TorchFunctionMode):
 
 
 @contextmanager
-def twice_differentiable(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+def twice_differentiable(
+    model: nn.Module, dtype: torch.dtype, *, autocast_allowed: bool = False
+) -> Iterator[None]:
     """Chooses kernels that have a double backward.
 
     Attention runs in the math backend, recurrent layers without cuDNN (and LSTM without oneDNN), the
     transformer fast path, `torch.compile`, autocast and inference mode are off, and TF32 is not used. The
     default dtype is the probe's, because a model that makes tensors in `forward` (an initial state, say)
     makes them in the default dtype.
+
+    Args:
+        model: whose devices and layers decide what has to be switched.
+        dtype: of the probe.
+        autocast_allowed: leaves the autocast alone that is entered inside this context.
     """
     before = torch.get_default_dtype()
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -54,7 +61,8 @@ def twice_differentiable(model: nn.Module, dtype: torch.dtype) -> Iterator[None]
         devices = {"cpu", *(parameter.device.type for parameter in model.parameters())} - {"meta"}
         for device in devices:
             stack.enter_context(torch.autocast(device, enabled=False))
-        stack.enter_context(_FullPrecision(devices))
+        if not autocast_allowed:
+            stack.enter_context(_FullPrecision(devices))
         if any(isinstance(module, nn.LSTM) for module in model.modules()):
             # oneDNN's LSTM has a backward but no double backward; other layers are faster with oneDNN.
             set_flags: Callable[[bool], tuple[bool, ...]] = torch.backends.mkldnn.set_flags

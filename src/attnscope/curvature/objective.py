@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class Objective:
     """`sum_p c_p loss(model, piece_p)` at one moment, in eval mode, with fixed randomness.
 
     Args:
-        model, batches, loss, blocks, dtype, seed, max_examples, weigh, check: as in `Hessian`.
+        model, batches, loss, blocks, dtype, seed, max_examples, weigh, check, screening: as in `Hessian`.
 
     Attributes:
         model: looked through `torch.compile` and data-parallel wrappers.
@@ -71,15 +71,19 @@ class Objective:
     def __init__(
         self, model: nn.Module, batches: Iterable[Any], loss: BatchLoss, blocks: Sequence[Block] | None, *,
         dtype: torch.dtype, seed: int, max_examples: int | None, weigh: Weigh | None, check: bool,
+        screening: bool = False,
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be torch.float32 or torch.float64, found {dtype}")
+        if screening and dtype != torch.float32:
+            raise ValueError("screening computes in bfloat16 with float32 vectors; leave dtype at float32")
         if max_examples is not None and max_examples < 1:
             raise ValueError(f"max_examples must be at least 1, found {max_examples}")
         self.model = unwrapped(model)
         self.loss = loss
         self.dtype = dtype
         self.seed = seed
+        self.screening = screening
         self.cost = Cost()
         check_tensors(self.model)
         named = dict(self.model.named_parameters())
@@ -87,12 +91,15 @@ class Objective:
         self.blocks: Mapping[str, Block] = {block.name: block for block in given}
         self.moment = Moment(self.model, dtype, frozenset(parameters_of(given)))
         self.parameters = {name: self.moment.parameters[name] for name in parameters_of(given)}
+        self._devices = {parameter.device.type for parameter in self.parameters.values()}
         self.random: tuple[str, ...] = ()
         self._last_seconds = 0.0
         data = [cast(batch, dtype) for batch in listed(batches)]
         with self.computing():
             self.weighing, self.pieces = cut_and_weighed(
-                data, max_examples, weigh, self._flat_gradient, 1e4 * torch.finfo(dtype).eps
+                data, max_examples, weigh, self._flat_gradient,
+                # Casting to bfloat16 rounds alike in the whole and in its parts, but sums differ.
+                0.02 if screening else 1e4 * torch.finfo(dtype).eps,
             )
             self.value, self.gradient = self._first_pass(check)
             self._check_no_strangers()
@@ -101,7 +108,8 @@ class Objective:
     def computing(self) -> Iterator[None]:
         """Kernels, precision and the private copies in place; the time counts as spent."""
         start = time.perf_counter()
-        with twice_differentiable(self.model, self.dtype), self.moment.standing():
+        kernels = twice_differentiable(self.model, self.dtype, autocast_allowed=self.screening)
+        with kernels, self.moment.standing():
             try:
                 yield
             finally:
@@ -119,7 +127,10 @@ class Objective:
         Raises:
             CaseError: it is not one floating-point number.
         """
-        value = self.loss(self.model, piece.data)
+        with ExitStack() as stack:
+            for device in self._devices if self.screening else ():
+                stack.enter_context(torch.autocast(device, torch.bfloat16))
+            value = self.loss(self.model, piece.data)
         if not isinstance(value, Tensor) or value.numel() != 1:
             seen = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise CaseError(

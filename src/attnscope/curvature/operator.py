@@ -26,10 +26,17 @@ class BlockOperator(ABC):
     Attributes:
         sizes: block name -> number of parameters, in the order of the blocks.
         dtype: of every vector.
+        rounding: relative rounding of the products; what is smaller than this part of the largest block's
+            curvature is not told apart from nothing.
     """
 
     sizes: Mapping[str, int]
     dtype: torch.dtype
+
+    @property
+    def rounding(self) -> float:
+        """Of the vectors' precision, unless the products are made in a lower one."""
+        return float(torch.finfo(self.dtype).eps)
 
     @property
     def names(self) -> tuple[str, ...]:
