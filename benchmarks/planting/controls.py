@@ -43,12 +43,15 @@ def _weights(model: nn.Module, *endings: str) -> list[Tensor]:
 
 
 def rescaled(case: Case, up: tuple[str, ...], down: tuple[str, ...], factor: float) -> Case:
-    """Some projections times a factor, and those that undo it divided by it; the function stays."""
+    """Some projections times a factor, and those that undo it divided by it; the function stays.
+
+    The optimiser is left out: its steps are as long as before, so for the divided weights they are no longer small.
+    """
     for part in _weights(case.model, *up):
         part.mul_(factor)
     for part in _weights(case.model, *down):
         part.div_(factor)
-    return case
+    return without_optimizer(case)
 
 
 def rescaled_fused(case: Case, factor: float) -> Case:
@@ -57,7 +60,7 @@ def rescaled_fused(case: Case, factor: float) -> Case:
         query, key, _ = part.chunk(3, dim=-1)
         query.mul_(factor)
         key.div_(factor)
-    return case
+    return without_optimizer(case)
 
 
 def permuted(case: Case, rows: tuple[str, ...], columns: tuple[str, ...], n_heads: int = 4) -> Case:
