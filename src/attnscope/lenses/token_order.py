@@ -26,7 +26,9 @@ class TokenOrder(Lens):
     another order (with everything in the batch that belongs to them). Per attention, the change of the result
     at the positions that stayed, relative to the largest result. The facts hold the change of the output
     (`moved`; put back in order where it has positions), of the last position's result in the first
-    self-attention (`first_attention_moved`), and `order_matters`: whether the output moved beyond rounding.
+    self-attention (`first_attention_moved`), `between_examples`: how far the outputs of two examples are apart
+    (nothing can be said about order when the output is the same whatever is put in), and `order_matters`: whether
+    the output moved beyond rounding.
 
     **Reading it**: a model that knows positions moves by 0.01 to 1. Rounding only: no position reaches it, or
     the same position reaches every token. A causal mask alone lets deeper layers know the order, while the
@@ -66,6 +68,7 @@ class TokenOrder(Lens):
             "moved": moved,
             "tolerance": bound,
             "order_matters": bool(moved > bound),
+            "between_examples": _apart(before.output),
             "first_attention_moved": selfs[0] if selfs else float("nan"),
             "n_moved_tokens": int((~stayed).sum()),
         }
@@ -125,6 +128,13 @@ def _output_moved(probe: Probe, before: Tensor, after: Tensor, sequence: Sequenc
     old, new = by_position(before, sequence), by_position(after, sequence)
     real = sequence.real.reshape(*sequence.real.shape, *[1] * (old.ndim - 2))
     return movement(_gathered(old, order), new, real)
+
+
+def _apart(output: Tensor | None) -> float:
+    """How far each output is from its neighbour's in the batch; NaN where there is no neighbour."""
+    if output is None or output.ndim < 2 or output.shape[0] < 2:
+        return float("nan")
+    return movement(output, output.roll(1, 0))
 
 
 def _layers(probe: Probe, before: Any, after: Any, stayed: Tensor) -> list[float]:

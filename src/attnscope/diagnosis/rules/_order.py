@@ -14,6 +14,8 @@ def blind_to_order(examination: Examination, reading: Reading) -> tuple[bool, st
     """Whether order leaves no trace, and the sentence that says so."""
     moved, tolerance = _number(reading.facts.get("moved")), _number(reading.facts.get("tolerance"))
     first = _number(reading.facts.get("first_attention_moved"))
+    if _number(reading.facts.get("between_examples")) <= tolerance:
+        return False, ""  # the output is the same whatever is put in: that is another mistake than blindness to order
     if moved == moved and moved <= tolerance:
         return True, f"with its tokens in another order the output moves by {shown(moved)}, which is rounding"
     causal = any(item.causal_source for item in examination.anatomy.attentions)

@@ -41,8 +41,8 @@ class WrongScale(Rule):
     is there to keep; or the scores show the harm (their variance saturates the softmax, or leaves it flat).
 
     **When it is a false alarm** T5 folds the scale into its initialisation and muP divides by d_head in one
-    step: neither is reported, and neither are learned scales. A model that was trained without scale and
-    copes (GPT-Neo) is.
+    step: neither is reported, and neither are learned scales, nor a published architecture that does
+    without (GPT-Neo, from an installed package). One's own model that was trained without scale and copes is.
 
     **How to confirm** `score_variance` is near one for the right factor at initialisation.
 
@@ -128,6 +128,7 @@ def _suspect(examination: Examination, attention: Attention, scale: float, expec
             f"saturated_scores@{layer}.*",
             f"uniform_attention@{layer}.*",
             f"half_precision_overflow@{layer}.*",
+            f"wrong_cache_position@{layer}.*",  # a factor made from the number of keys differs while decoding
         ),
     )
 
@@ -142,9 +143,16 @@ def _reason(
     if _twice(attention):
         return "which applies 1/sqrt(d_head) twice", 0.8
     if isclose(abs(scale), 1.0, rel_tol=_SAME):
-        absorbed = bool(attention.scale_note) or variance is None or float(np.median(variance)) <= 1.0
+        usable = variance is None or float(np.median(variance)) <= 1.0
+        absorbed = bool(attention.scale_note) or usable or _published(attention)
         return name, 0.0 if absorbed else 0.6
     return name, weight
+
+
+def _published(attention: Attention) -> bool:
+    """Whether the scores are made in an installed package: a published architecture does without a scale on purpose."""
+    source = first_source(attention.score_step, attention.softmax)
+    return source is not None and any(part in source.file for part in ("/site-packages/", "/dist-packages/"))
 
 
 def _twice(attention: Attention) -> bool:
