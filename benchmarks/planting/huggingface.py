@@ -17,7 +17,7 @@ from attnscope.faults import copy_of
 from attnscope.tasks import Task
 from planting.editing import Edit, edited
 from planting.moment import steps_of, training_share
-from planting.planted import Planted, Truth
+from planting.planted import Planted, Truth, loss_of
 from planting.small import FRESH
 
 transformers.logging.set_verbosity_error()
@@ -224,7 +224,8 @@ def by_fault_in_library(
             optimizer=injected.optimizer,
             first=200,
         )
-        return injected, Truth(member.recognised_as, label.places)
+        losses = None if more_steps else (loss_of(case), loss_of(injected))
+        return injected, Truth(member.recognised_as, label.places, losses=losses)
 
     variant = fault.replace("_", " ") + ("" if implementation == "eager" else f" {implementation}")
     return Planted(kind, variant, f"hf-{name}", make, effort)

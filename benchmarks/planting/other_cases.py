@@ -18,7 +18,7 @@ from planting.editing import Edit, edited
 from planting.families import LIBRARY, library_batch
 from planting.huggingface import train
 from planting.moment import steps_of, training_share
-from planting.planted import Planted, Truth
+from planting.planted import Planted, Truth, loss_of
 from planting.small import FRESH
 
 STYLES = {
@@ -118,6 +118,7 @@ def injected(kind: str, fault: str, name: str, *, more_steps: int = 20, **fields
             wrong.model, lambda number, size: library_batch(form, seed, number, size),
             steps=more_steps, optimizer=wrong.optimizer, first=200,
         )  # fmt: skip
-        return wrong, Truth(member.recognised_as, label.places)
+        losses = None if more_steps else (loss_of(case), loss_of(wrong))
+        return wrong, Truth(member.recognised_as, label.places, losses=losses)
 
     return Planted(kind, fault.replace("_", " "), f"hf-{name}", make)

@@ -133,6 +133,9 @@ def _count(rows: Iterable[Data], line: str) -> int:
 
 def _planted_row(row: Data) -> str:
     verdict = "yes" if row["found"] else f"crash: {row['error'][:80]}" if row["error"] else "**no**"
+    if row.get("losses"):
+        before, after = row["losses"]
+        verdict += f" (loss {before:.2g} to {after:.2g})"
     place = "-" if row["place"] is None else ("yes" if row["place"] else f"**no** ({row['named_place']})")
     besides = "; ".join(row["others"][:3]) + ("; ..." if len(row["others"]) > 3 else "")
     cells = (row["kind"], row["variant"], row["model"], verdict, row["rank"] or "-", place, row["line"], besides)

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from attnscope.anatomy.blocks import Source
-from attnscope.case import Case
+from attnscope.case import Case, default_forward, default_loss
 from attnscope.examine import diagnose
 from attnscope.findings import Finding
 
@@ -24,11 +26,13 @@ class Truth:
         rules: kinds of finding that name the mistake rightly.
         places: patterns (`L*.mask`) of blocks and sites that name its place rightly.
         lines: the edited lines; empty when the mistake is in no code.
+        losses: before and after, for a mistake made in a trained model that is not trained on.
     """
 
     rules: tuple[str, ...]
     places: tuple[str, ...]
     lines: tuple[Source, ...] = ()
+    losses: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Row:
     others: list[str] = field(default_factory=list)
     error: str = ""
     seconds: float = 0.0
+    losses: tuple[float, float] | None = None
 
     @property
     def found(self) -> bool:
@@ -82,6 +87,7 @@ def examined(planted: Planted, seed: int = 0) -> Row:
     try:
         case, truth = planted.make(seed)
         start = time.perf_counter()
+        row.losses = truth.losses
         diagnosis = diagnose(case, effort=planted.effort)
         row.seconds = time.perf_counter() - start
     except Exception as error:  # a crash of the diagnosis is a result, too
@@ -89,6 +95,15 @@ def examined(planted: Planted, seed: int = 0) -> Row:
         return row
     scored(row, diagnosis.at_least("warning"), truth)
     return row
+
+
+@torch.no_grad()
+def loss_of(case: Case) -> float:
+    """The mean loss over the case's batches, in eval mode."""
+    case.model.eval()
+    forward, loss = case.forward or default_forward, case.loss or default_loss
+    losses = [float(loss(forward(case.model, batch), batch)) for batch in case.batches]
+    return round(sum(losses) / len(losses), 4)
 
 
 def scored(row: Row, findings: tuple[Finding, ...], truth: Truth) -> None:

@@ -15,7 +15,7 @@ from attnscope.faults import copy_of
 from attnscope.tasks import Task, learn
 from planting.editing import Edit, edited
 from planting.moment import steps_of, training_share
-from planting.planted import Planted, Truth
+from planting.planted import Planted, Truth, loss_of
 
 TASKS = {
     "gpt": "copying",
@@ -127,6 +127,7 @@ def by_fault(
         injected = member.inject(case)
         task: Task = catalogue.load("tasks", TASKS[model])(seed=seed)
         learn(injected.model, task, steps=steps_of(more_steps), first=task.steps, optimizer=injected.optimizer)
-        return injected, Truth(member.recognised_as, label.places)
+        losses = None if more_steps else (loss_of(case), loss_of(injected))
+        return injected, Truth(member.recognised_as, label.places, losses=losses)
 
     return Planted(kind, fault.replace("_", " "), model, make, effort)

@@ -12,16 +12,16 @@ from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
 from attnscope.faults._parameters import block_views, role_block
 
-GROWTH = 30.0
+GROWTH = 100.0
 
 
 @dataclass(frozen=True)
 class SaturatedScores(Fault):
     """Multiplies W_Q (and its bias) of one layer, once; the softmax is then flat and training cannot undo it.
 
-    **Injects**: W_Q times 1 + 29 strength.
+    **Injects**: W_Q times 1 + 99 strength.
 
-    **Strength**: 1 multiplies by 30.
+    **Strength**: 1 multiplies by 100.
 
     **Visible as**: entropy near zero, and gradients of query and key that vanish (curvature falls, too).
     """
