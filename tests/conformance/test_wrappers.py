@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from attnscope.anatomy.trace import trace
 from torch import nn
+
+from attnscope.anatomy.trace import trace
 
 from .rows_hf import MODELS, ROWS
 from .truth import P, Row, differences

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
 from attnscope.anatomy.observe import AttentionTensors
 
 Row = tuple[int, int, list[int], np.ndarray]

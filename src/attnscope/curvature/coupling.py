@@ -117,7 +117,7 @@ def both_sides(
     relative = np.divide(spread, mean**2, out=np.zeros_like(mean), where=positive)
     common = float(relative[positive].mean()) if positive.any() else 0.0
     relative = ((count - 1) * relative + prior * common) / (count - 1 + prior)
-    error = np.sqrt(relative / count)
+    error = np.sqrt(np.divide(relative, count, out=np.full_like(relative, np.nan), where=count > 0))
     return mean, np.where(positive, mean * error * (1 + error), 0.0)
 
 

@@ -15,12 +15,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from attnscope.curvature.coupling import Coupling, both_sides, from_squares
+from attnscope.curvature.coupling import Coupling, Floats, both_sides, from_squares
 from attnscope.curvature.estimate import Sums
 from attnscope.curvature.operator import BlockOperator, Probes, Request
 from attnscope.curvature.ranges import Range
@@ -70,15 +72,23 @@ def adaptive_coupling(
     if n_probes < 2:
         raise ValueError(f"n_probes must be at least 2, found {n_probes}: one probe tells no standard error")
     names = operator.check_names(operator.names if blocks is None else blocks)
-    run = _Run(operator, names, Probes(operator, seed), progress)
-    pilots = min(max(6, len(names) // 3) if n_pilots is None else n_pilots, len(names))
-    run.total = pilots + n_probes * len(names)
-    run.pilot(_spread(names, pilots, seed))
-    split = choose_split(list(run.ranges.values()), n_probes)
-    run.total += len(names) if split.fresh < 2 else 0
-    run.take_exactly(split.exact)
-    run.sample(split.fresh)
-    return run.result(n_probes)
+    sums = Deflation(operator, names, seed)
+    pilots = spread(names, n_pilots, seed)
+    done, total = 0, len(pilots) + n_probes * len(names)
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    perform(operator, sums.pilot(pilots), count)
+    split = choose_split(list(sums.ranges.values()), n_probes)
+    total += len(names) if split.fresh < 2 else 0
+    sums.fix_bases(split.exact)
+    signs = (sums.sample(names, number < split.fresh) for number in range(max(split.fresh, 2)))
+    perform(operator, chain(sums.exact(), chain.from_iterable(signs)), count)
+    return sums.result(n_probes)
 
 
 def choose_split(ranges: Sequence[Range], n_probes: int) -> Split:
@@ -92,108 +102,130 @@ def choose_split(ranges: Sequence[Range], n_probes: int) -> Split:
     return best
 
 
-def _spread(names: Sequence[str], count: int, seed: int) -> list[str]:
-    """Some of the blocks, in random order, so that no role or layer is favoured."""
+def spread(names: Sequence[str], count: int | None, seed: int) -> list[str]:
+    """Some of the blocks, in random order, so that no role or layer is favoured; None is a third of them."""
+    wanted = max(6, len(names) // 3) if count is None else count
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
-    return [names[index] for index in order[:count]]
+    return [names[index] for index in order[:wanted]]
 
 
-@dataclass
-class _Run:
-    """The sums that make the estimate; a pair is `(b, a)`, for `H_ba`, sampled by probes on a."""
+@dataclass(frozen=True)
+class Task:
+    """One product that is due, and what is done with it."""
 
-    operator: BlockOperator
-    names: tuple[str, ...]
-    probes: Probes
-    progress: Callable[[int, int], None] | None
-    done: int = 0
-    total: int = 0
+    request: Request
+    take: Callable[[dict[str, Tensor]], None]
 
-    def __post_init__(self) -> None:
-        pairs = [(b, a) for b in self.names for a in self.names]
-        self.ranges = {name: Range() for name in self.names}
-        self.bases: dict[str, Tensor] = {}  # rows are orthonormal
+
+def perform(operator: BlockOperator, tasks: Iterable[Task], after: Callable[[], None]) -> None:
+    """Makes the products of the tasks in one sweep; a task is made when its product is due."""
+    waiting: deque[Task] = deque()
+
+    def requests() -> Iterator[Request]:
+        for task in tasks:
+            waiting.append(task)
+            yield task.request
+
+    for product in operator.products(requests()):
+        waiting.popleft().take(product)
+        after()
+
+
+class Deflation:
+    """The sums that make the estimate; a pair is `(b, a)`, for `H_ba`, sampled by probes on a.
+
+    They are consistent after every task, so work may be interrupted between any two.
+
+    Attributes:
+        ranges: what the pilot saw, until the bases are fixed.
+        bases: block -> rows that are orthonormal, once they are fixed.
+        piloted: the pilots made; `taken`, how many basis vectors of each block have been multiplied;
+            `drawn`, how many fresh signs of each block have been used.
+    """
+
+    def __init__(self, operator: BlockOperator, names: tuple[str, ...], seed: int) -> None:
+        self.operator = operator
+        self.names = names
+        self.probes = Probes(operator, seed)
+        pairs = [(b, a) for b in names for a in names]
+        self.ranges = {name: Range() for name in names}
+        self.bases: dict[str, Tensor] = {}
+        self.inner: dict[str, Tensor] = {}  # Q_a^T H_aa Q_a
         self.right = dict.fromkeys(pairs, 0.0)  # ||H_ba Q_a||^2
         self.middle = dict.fromkeys(pairs, 0.0)  # ||Q_b^T H_ba Q_a||^2
         self.rest = {pair: Sums() for pair in pairs}  # ||(1 - P_b) H_ba (1 - P_a) z||^2
-        self.inner: dict[str, Tensor] = {}  # Q_a^T H_aa Q_a
-        self.traces = {name: Sums() for name in self.names}
+        self.traces = {name: Sums() for name in names}
+        self.piloted: list[str] = []
+        self.taken = dict.fromkeys(names, 0)
+        self.drawn = dict.fromkeys(names, 0)
 
-    def pilot(self, chosen: Sequence[str]) -> None:
-        """One product per chosen block; every block gathers what it sees."""
-        signs = ((name, self.probes.rademacher(name, _PILOT), self.names) for name in chosen)
-        for name, vector, product in self._products(signs):
-            for other in self.names:
-                self.ranges[other].add(product[other])
-            self.traces[name].add(_inner(vector, product[name]))
+    def pilot(self, chosen: Sequence[str]) -> Iterator[Task]:
+        """One product per chosen block that has not been made; every block gathers what it sees."""
+        for name in chosen:
+            if name not in self.piloted:
+                vector = self.probes.rademacher(name, _PILOT)
+                yield Task(Request({name: vector}, self.names), partial(self._take_pilot, name, vector))
 
-    def take_exactly(self, k: int) -> None:
-        """Products with the basis vectors of every block."""
+    def _take_pilot(self, name: str, vector: Tensor, product: dict[str, Tensor]) -> None:
+        for other in self.names:
+            self.ranges[other].add(product[other])
+        self.traces[name].add(_inner(vector, product[name]))
+        self.piloted.append(name)
+
+    def fix_bases(self, k: int) -> None:
+        """Chooses `k` directions per block from what the pilot saw, and forgets the rest."""
         for name in self.names:
             like = torch.zeros(
                 self.operator.sizes[name], dtype=self.operator.dtype, device=self.operator.device(name)
             )
-            self.bases[name] = self.ranges.pop(name).basis(k, like)
+            self.bases[name] = self.ranges[name].basis(k, like)
             self.inner[name] = like.new_zeros(len(self.bases[name]), len(self.bases[name])).double()
-        rows = ((name, row, self.names) for name in self.names for row in self.bases[name])
-        columns = dict.fromkeys(self.names, 0)
-        for name, _, product in self._products(rows):
-            for other in self.names:
-                seen = (self.bases[other] @ product[other]).double()
-                self.right[other, name] += _inner(product[other], product[other])
-                self.middle[other, name] += float(seen @ seen)
-                if other == name:
-                    self.inner[name][:, columns[name]] = seen
-            columns[name] += 1
+        self.ranges = {}
 
-    def sample(self, n: int) -> None:
-        """Fresh signs on every block, what the bases hold taken out; at least two within each block."""
-        for number in range(max(n, 2)):
-            # A pair of different blocks has a sample from either side; a block with itself needs a second.
-            out = None if number < n else 1
-            plan = (
-                (name, self._left_over(name, number), self.names if out is None else (name,))
-                for name in self.names
-            )
-            for name, vector, product in self._products(plan):
-                for other, seen in product.items():
-                    held = (self.bases[other] @ seen).double()
-                    self.rest[other, name].add(_inner(seen, seen) - float(held @ held))
-                self._add_trace(name, number, vector, product[name])
+    def exact(self) -> Iterator[Task]:
+        """Products with the basis vectors of every block that have not been made."""
+        for name in self.names:
+            for column in range(self.taken[name], len(self.bases[name])):
+                request = Request({name: self.bases[name][column]}, self.names)
+                yield Task(request, partial(self._take_exact, name, column))
 
-    def _signs(self, name: str, number: int) -> Tensor:
-        return self.probes.rademacher(name, _FRESH + number)
+    def _take_exact(self, name: str, column: int, product: dict[str, Tensor]) -> None:
+        for other in self.names:
+            seen = (self.bases[other] @ product[other]).double()
+            self.right[other, name] += _inner(product[other], product[other])
+            self.middle[other, name] += float(seen @ seen)
+            if other == name:
+                self.inner[name][:, column] = seen
+        self.taken[name] += 1
 
-    def _left_over(self, name: str, number: int) -> Tensor:
-        signs, basis = self._signs(name, number), self.bases[name]
-        return signs - basis.T @ (basis @ signs)
+    def sample(self, chosen: Iterable[str], all_rows: bool = True) -> Iterator[Task]:
+        """Fresh signs on each chosen block, what the bases hold taken out.
 
-    def _add_trace(self, name: str, number: int, vector: Tensor, seen: Tensor) -> None:
-        """`z^T H_aa z` of the whole signs z, put together from its part and the exact products."""
+        A pair of different blocks has a sample from either side. A block with itself has one; where it needs
+        a second, `all_rows=False` makes it alone, which is cheaper.
+        """
+        for name in chosen:
+            # Asked for when the task before has been made, so that a block may be chosen twice.
+            signs = self.probes.rademacher(name, _FRESH + self.drawn[name])
+            basis = self.bases[name]
+            vector = signs - basis.T @ (basis @ signs)
+            self.drawn[name] += 1
+            request = Request({name: vector}, self.names if all_rows else (name,))
+            yield Task(request, partial(self._take_sample, name, signs, vector))
+
+    def _take_sample(self, name: str, signs: Tensor, vector: Tensor, product: dict[str, Tensor]) -> None:
+        for other, seen in product.items():
+            held = (self.bases[other] @ seen).double()
+            self.rest[other, name].add(_inner(seen, seen) - float(held @ held))
+        # z^T H_aa z of the whole signs z, put together from its part and the exact products.
         basis = self.bases[name]
-        held = (basis @ self._signs(name, number)).double()
-        across = float(held @ (basis @ seen).double())
-        self.traces[name].add(_inner(vector, seen) + 2 * across + float(held @ self.inner[name] @ held))
+        held = (basis @ signs).double()
+        across = float(held @ (basis @ product[name]).double())
+        within = float(held @ self.inner[name] @ held)
+        self.traces[name].add(_inner(vector, product[name]) + 2 * across + within)
 
-    def _products(
-        self, plan: Iterable[tuple[str, Tensor, tuple[str, ...]]]
-    ) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
-        """Block, vector and product; the vectors are made when they are due."""
-        waiting: deque[tuple[str, Tensor]] = deque()
-
-        def requests() -> Iterator[Request]:
-            for name, vector, out in plan:
-                waiting.append((name, vector))
-                yield Request({name: vector}, out)
-
-        for product in self.operator.products(requests()):
-            yield *waiting.popleft(), product
-            self.done += 1
-            if self.progress is not None:
-                self.progress(self.done, self.total)
-
-    def result(self, n_probes: int) -> Coupling:
-        """All norms: the exact terms, and the mean of the samples from either side."""
+    def squares(self) -> tuple[Floats, Floats]:
+        """Squared norms of all pairs, and their standard errors: exact terms plus the mean of the samples."""
         n = len(self.names)
         exact = np.zeros((n, n))
         for i, a in enumerate(self.names):
@@ -201,8 +233,13 @@ class _Run:
                 middle = (self.middle[b, a] + self.middle[a, b]) / 2
                 exact[i, j] = self.right[b, a] + self.right[a, b] - middle
         rest, stderr = both_sides(self.names, self.rest)
+        return exact + rest, stderr
+
+    def result(self, n_probes: int) -> Coupling:
+        """Norms, coupling and traces as known now."""
+        mean, stderr = self.squares()
         traces = {name: sums.estimate() for name, sums in self.traces.items()}
-        return from_squares(self.names, exact + rest, stderr, traces, n_probes, self.operator.rounding)
+        return from_squares(self.names, mean, stderr, traces, n_probes, self.operator.rounding)
 
 
 def _inner(one: Tensor, other: Tensor) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -13,24 +15,24 @@ class Range:
     orthonormal basis serves, and its orthonormality is restored in full precision.
     """
 
-    def __init__(self) -> None:
-        self._columns: list[Tensor] = []
+    def __init__(self, columns: Iterable[Tensor] = ()) -> None:
+        self.columns: list[Tensor] = list(columns)
 
     def add(self, vector: Tensor) -> None:
         """Takes one more vector; a zero vector says nothing and is left out."""
         norm = float(vector.norm())
         if norm > 0:
-            self._columns.append((vector / norm).bfloat16())
+            self.columns.append((vector / norm).bfloat16())
 
     def basis(self, k: int, like: Tensor) -> Tensor:
         """Rows: at most `k` orthonormal vectors that hold most of what was added, in the type of `like`."""
-        k = min(k, len(self._columns), like.numel())
+        k = min(k, len(self.columns), like.numel())
         if k < 1:
             return like.new_zeros(0, like.numel())
         values, vectors = torch.linalg.eigh(self._gram())
         leading = vectors[:, -k:].to(like.device, like.dtype)
         found = like.new_zeros(k, like.numel())
-        for column, weights in zip(self._columns, leading, strict=True):
+        for column, weights in zip(self.columns, leading, strict=True):
             found += weights[:, None] * column.to(like.dtype)
         keep = values[-k:] > 1e-6 * values[-1]  # what lies below is rounding
         found = found[keep.to(like.device)]
@@ -39,7 +41,7 @@ class Range:
 
     def predicted(self, k: int) -> float:
         """The share of a new vector (in squared length) that `k` directions will hold, by leaving one out."""
-        n = len(self._columns)
+        n = len(self.columns)
         if n < 2 or k < 1:
             return 0.0
         gram = self._gram()
@@ -54,5 +56,5 @@ class Range:
         return min(sum(shares) / n, 1.0)
 
     def _gram(self) -> Tensor:
-        columns = [column.float() for column in self._columns]
+        columns = [column.float() for column in self.columns]
         return torch.tensor([[float(one @ other) for other in columns] for one in columns]).double()

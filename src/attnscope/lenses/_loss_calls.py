@@ -75,6 +75,9 @@ class _Calls(TorchFunctionMode):
             result = func(*args, **kwargs)
             name = getattr(func, "__name__", "").strip("_")
             if isinstance(result, Tensor) and not self.inside:
+                if name == "log_softmax" and args and self.made.get(id(args[0]), (None, ""))[1] == "softmax":
+                    # What a cross-entropy written by hand does first: a softmax of a softmax.
+                    self.found.append(LossCall(CLASSES, args[0].detach(), "softmax", source_of(user_place())))
                 if name in self.MAKERS:
                     self.made[id(result)] = (result, name)
                 elif name in ("view", "reshape", "flatten", "squeeze", "contiguous", "transpose", "permute"):

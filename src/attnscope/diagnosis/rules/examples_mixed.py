@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Suspect
-from attnscope.diagnosis.rules._evidence import first_source
+from attnscope.diagnosis.rules._evidence import first_source, shown
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class ExamplesMixed(Rule):
     **Why it matters** What the model says of a text depends on its neighbours in the batch, and at batch size
     one it attends to nothing but itself.
 
-    **Evidence required** The score matrix spans several examples (trace); where it can be tested, changing
-    another example of the batch changes this one's output.
+    **Evidence required** The score matrix spans several examples (trace) and, where it can be tested, changing
+    another example of the batch changes this one's output; or that change is seen alone, first in an attention.
 
     **When it is a false alarm** Attention between samples on purpose (SAINT, in-context learners on tables).
 
@@ -76,7 +76,31 @@ class ExamplesMixed(Rule):
                     ),
                 )
             )
-        return suspects
+        return suspects or _moved(examination)
+
+
+def _moved(examination: Examination) -> list[Suspect]:
+    """Where no score matrix was seen to span examples, but one example's output moves with another's input."""
+    reading = examination.reading("other_example")
+    if reading is None or not reading.facts.get("output_violated") or reading.facts.get("outside_attention"):
+        return []
+    layer = reading.facts.get("first_layer")
+    first = next((item for item in examination.anatomy.attentions if item.layer == layer), None)
+    if first is None:
+        return []
+    moved = float(reading.facts.get("moved", float("nan")))
+    said = f"changing the other examples of the batch moves an example's output by {shown(moved)}"
+    return [
+        Suspect(
+            kind="examples_mixed",
+            place="model",
+            evidence=(Evidence(said, "other_example", moved, 0.0, True),),
+            confidence=0.9,
+            source=first_source(first.score_step, first.softmax),
+            summary=f"Examples see each other: {said}, first in L{first.layer}.",
+            effects=("future_leak@*", "padding_attended@*", "positions_*@*", "wrong_cache_position@*"),
+        )
+    ]
 
 
 def _refuted(examination: Examination) -> bool:

@@ -32,8 +32,8 @@ class FutureLeak(Rule):
 
     **Evidence required** The attention is meant to be causal: stated in `expects`, or inferred (the loss
     predicts the next token; or the other attentions of the same stack are exactly causal). The weight on
-    later keys is above the rounding of the model's precision. Where the output has positions, changing a
-    later token changes an earlier output.
+    later keys is above the rounding of the model's precision; or, where no such weight is seen, changing a
+    later token changes an earlier output all the same, and first in an attention.
 
     **When it is a false alarm** The attention is bidirectional on purpose (a prefix model, an encoder beside
     a decoder). State `expects=dict(causal={layer: False})`.
@@ -72,7 +72,7 @@ class FutureLeak(Rule):
             if seen <= tolerance:
                 continue
             suspects.append(_suspect(examination, attention, seen, mass))
-        return suspects
+        return suspects or _moved(examination)
 
 
 def _suspect(examination: Examination, attention: Attention, seen: float, mass: Any) -> Suspect:
@@ -103,6 +103,32 @@ def _suspect(examination: Examination, attention: Attention, seen: float, mass: 
         effects=("future_leak@model", "wrong_cache_position@*"),
         score=seen,
     )
+
+
+def _moved(examination: Examination) -> list[Suspect]:
+    """Where no weight on the future is seen, but what should not know it moves with it."""
+    reading = examination.reading("future_token")
+    causal = [
+        item for item in examination.anatomy.attentions if expects_causal(examination, item) is True
+    ]
+    if reading is None or not reading.facts.get("output_violated") or reading.facts.get("outside_attention"):
+        return []
+    first = next((item for item in causal if item.layer == reading.facts.get("first_layer")), None)
+    if first is None:
+        return []
+    moved = float(reading.facts.get("moved", float("nan")))
+    said = f"changing a later token moves an earlier output by {shown(moved)}"
+    return [
+        Suspect(
+            kind="future_leak",
+            place="model",
+            evidence=(Evidence(said, "future_token", moved, 0.0, True),),
+            confidence=0.9,
+            source=first_source(*first.mask, first.softmax, first.score_step),
+            summary=f"The model sees the future: {said}, first in L{first.layer}.",
+            effects=("wrong_cache_position@*",),
+        )
+    ]
 
 
 def _variant(attention: Attention, furthest: Any) -> tuple[str, tuple[MaskStep, ...]]:

@@ -52,6 +52,8 @@ class PaddingMaskInverted(Rule):
             if float(masses.min()) < _ALL or (share is not None and share >= _ALL):
                 continue
             attention = next(item for item in examination.anatomy.attentions if item.layer == layer)
+            if attention.softmax is not None and attention.softmax.over not in ("keys", "unknown"):
+                continue  # another softmax than over the keys leaves no mask its meaning
             seen = float(masses.min())
             suspects.append(
                 Suspect(
