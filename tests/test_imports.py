@@ -9,6 +9,7 @@ WITHOUT_TORCH = [
     "attnscope",
     "attnscope.findings",
     "attnscope.readings",
+    "attnscope.record",
     "attnscope.pages.page",
     "attnscope.pages.notebook",
     "attnscope.formats",

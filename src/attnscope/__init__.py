@@ -14,11 +14,14 @@ _VERBS = {
     "Case": "attnscope.case",
     "diagnose": "attnscope.examine",
     "explain": "attnscope.explanations",
+    "open_run": "attnscope.record",
     "report": "attnscope.pages.page",
     "trace": "attnscope.anatomy.trace",
+    "train": "attnscope.training",
+    "watch": "attnscope.watching",
 }
 _SHOWN_BY = {"diagnose": "attnscope.pages.notebook"}  # draws the verb's result in a notebook
-__all__ = ["Case", "diagnose", "explain", "report", "trace"]
+__all__ = ["Case", "diagnose", "explain", "open_run", "report", "trace", "train", "watch"]
 
 if TYPE_CHECKING:
     from attnscope.anatomy.trace import trace
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
     from attnscope.examine import diagnose
     from attnscope.explanations import explain
     from attnscope.pages.page import report
+    from attnscope.record import open_run
+    from attnscope.training import train
+    from attnscope.watching import watch
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from attnscope.calling import default_forward
 from attnscope.errors import CaseError
+from attnscope.start import read_start
 
 __all__ = ["Batch", "Case", "Expectations", "Forward", "Loss", "default_forward", "default_loss"]
 
@@ -87,7 +89,9 @@ class Case:
         optimizer: the optimiser that trains the model, when update rules are to be checked.
         expects: see `Expectations`.
         name: shown in reports.
-        train_batches: how many batches an iterable is read for, at most.
+        max_batches: how many batches an iterable is read for, at most.
+        start: the parameters before training, for lenses that measure what training changed: a mapping of
+            parameter name -> tensor, or the path of a .safetensors file. None: unknown.
     """
 
     model: nn.Module
@@ -98,6 +102,7 @@ class Case:
     expects: Mapping[str, Any] | Expectations | None = None
     name: str = ""
     max_batches: int = field(default=8, kw_only=True)
+    start: Mapping[str, Tensor] | str | Path | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.model, type) and issubclass(self.model, nn.Module):
@@ -114,6 +119,8 @@ class Case:
         self.expects = Expectations.of(self.expects)
         _check_weights(self.model)
         self.batches = self._read(self.batches)
+        if self.start is not None:
+            self.start = read_start(self.start, self.model)
         if not self.name:
             self.name = type(self.model).__name__
 

@@ -13,6 +13,7 @@ from attnscope.errors import CatalogueError
 
 FAMILIES = {
     "lenses": "attnscope.lenses",
+    "run_lenses": "attnscope.lenses.over_runs",
     "faults": "attnscope.faults",
     "rules": "attnscope.diagnosis.rules",
     "models": "attnscope.models",
@@ -35,7 +36,7 @@ def _places(family: str) -> dict[str, str]:
     places = {
         info.name: f"{FAMILIES[family]}.{info.name}:{class_name(info.name)}"
         for info in pkgutil.iter_modules(package.__path__)
-        if not info.name.startswith("_")
+        if not info.name.startswith("_") and not info.ispkg  # a folder inside a family is another family
     }
     for point in entry_points(group=f"attnscope.{family}"):
         if point.name in places:

@@ -26,6 +26,7 @@ from attnscope.intentions import READINGS, infer
 from attnscope.lenses import EFFORTS, Lens
 from attnscope.probe import Probe
 from attnscope.readings import FAILED, Reading, missing
+from attnscope.start import inside
 
 Progress = Callable[[int, int, str], None]
 
@@ -120,6 +121,7 @@ def _case(
             given.expects if expects is None else expects,
             given.name,
             max_batches=given.max_batches,
+            start=given.start,
         )
     if not isinstance(case_or_model, nn.Module):
         raise CaseError(
@@ -132,14 +134,16 @@ def _case(
 
 
 def _probe(case: Case, anatomy: Anatomy, forward: Forward) -> Probe:
+    model = unwrapped(case.model)[0]
     return Probe(
-        model=unwrapped(case.model)[0],
+        model=model,
         batches=tuple(case.batches),
         anatomy=anatomy,
         forward=forward,
         loss=case.loss or default_loss,
         optimizer=case.optimizer,
         expects=Expectations.of(case.expects),
+        start=inside(case.start, case.model, model),  # type: ignore[arg-type]  # read by Case
     )
 
 

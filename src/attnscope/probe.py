@@ -39,6 +39,8 @@ class Probe:
         optimizer: or None.
         expects: stated expectations with the inferred ones filled in; `inferred` names the latter.
         step: training step, or None.
+        start: parameter name -> its value before the first step of training, read-only; None when unknown.
+            `Case(start=...)` gives it, and `train` keeps it.
         seed: the seed of every random choice that a lens makes.
         shared: what one lens computed at this moment and another may use again (a Hessian, say).
     """
@@ -52,6 +54,7 @@ class Probe:
     expects: Expectations = field(default_factory=Expectations)
     inferred: tuple[str, ...] = ()
     step: int | None = None
+    start: Mapping[str, Tensor] | None = field(default=None, repr=False, compare=False)
     seed: int = 0
     shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 

@@ -15,7 +15,7 @@ from torch import nn
 import small_probes
 from attnscope import catalogue
 from attnscope.anatomy.trace import trace
-from attnscope.lenses import DEEP, Lens
+from attnscope.lenses import DEEP, Lens, RunLens
 from attnscope.probe import Probe
 from attnscope.readings import NOT_APPLICABLE, OK, Reading
 from attnscope.testing import ContractError, check_docstring, check_lens, check_member, check_reading, check_round_trip
@@ -143,3 +143,10 @@ def test_the_contract_passes_a_lens_that_behaves() -> None:
 def test_the_contract_notices_a_missing_section() -> None:
     with pytest.raises(ContractError, match="sections"):
         check_docstring(Clumsy, ("Measures", "Reading it"))
+
+
+def test_the_catalogue_tells_lenses_of_a_moment_from_lenses_of_a_run() -> None:
+    moments, runs = set(catalogue.names("lenses")), set(catalogue.names("run_lenses"))
+    assert not moments & (runs | {"over_runs"})
+    assert all(issubclass(catalogue.load("lenses", name), Lens) for name in moments)
+    assert all(issubclass(catalogue.load("run_lenses", name), RunLens) for name in runs)

@@ -6,6 +6,9 @@ Numerical trouble is a status of the reading, never an exception.
 
 Its docstring has a fixed form: one line to the user, then the sections **Measures**, **Reading it**,
 **Shapes**, **Cost**, **Reference**.
+
+A `RunLens` measures a whole run from what the record holds: same form, in the folder `over_runs`, which the
+catalogue lists as the family `run_lenses`.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import numpy as np
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.probe import Probe
 from attnscope.readings import NOT_APPLICABLE, NOT_FINITE, OK, Label, Reading, missing
+from attnscope.record import Run
 
 LIGHT, STANDARD, DEEP = "light", "standard", "deep"
 EFFORTS = (LIGHT, STANDARD, DEEP)
@@ -69,6 +73,39 @@ class Lens(ABC):
             status=NOT_FINITE if infinite else OK, note=note, stderr=stderr, step=step,
             settings=asdict(self), facts=facts or {},
         )
+
+    def not_applicable(self, why: str) -> Reading:
+        """An empty reading that says why."""
+        return missing(self.name, self.dims, self.unit, NOT_APPLICABLE, why, **asdict(self))
+
+
+@dataclass(frozen=True)
+class RunLens(ABC):
+    """Measures one quantity of a whole run, from the readings that its record holds; it sees no model.
+
+    Class facts:
+        unit: of the values.
+        dims: axes of the values; usually `step` first.
+        needs: names of the lenses that must have been recorded.
+    """
+
+    unit: ClassVar[str]
+    dims: ClassVar[tuple[str, ...]]
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def name(self) -> str:
+        """The lens's file name."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def applies_to(self, run: Run) -> str:
+        """Empty when the run holds what the lens needs, else the reason why not."""
+        lacking = [name for name in self.needs if name not in run.lenses]
+        return f"the run has no reading of {', '.join(lacking)}; train with lenses={lacking}" if lacking else ""
+
+    @abstractmethod
+    def measure(self, run: Run) -> Reading:
+        """The reading of this lens over the run."""
 
     def not_applicable(self, why: str) -> Reading:
         """An empty reading that says why."""
