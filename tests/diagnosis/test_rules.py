@@ -443,8 +443,17 @@ def test_the_edge_of_stability_is_healthy() -> None:
     def sharp(share: float) -> Reading:
         return per_block("preconditioned_top_eigenvalue", {"L0.Q": share})
 
-    assert asked("beyond_stability_limit", attention(), readings=(sharp(1.3),)) == []
-    assert len(asked("beyond_stability_limit", attention(), readings=(sharp(5.0),))) == 1
+    def trial(rose: float) -> Reading:
+        facts = {"rose": rose, "first": 1.0, "last": 0.5 + rose}
+        return Reading("trial_steps", np.asarray([1.0, 0.5 + rose]), ("step",), "nat", facts=facts)
+
+    def suspects(*readings: Reading) -> int:
+        return len(asked("beyond_stability_limit", attention(), readings=readings))
+
+    assert suspects(sharp(1.3), trial(1.0)) == 0
+    assert suspects(sharp(5.0), trial(1.0)) == 1
+    assert suspects(sharp(5.0), trial(0.2)) == 0
+    assert suspects(sharp(5.0)) == 0
 
 
 # --- positions and data --------------------------------------------------------------------------------------------

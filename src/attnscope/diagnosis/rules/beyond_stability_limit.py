@@ -9,6 +9,7 @@ from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Sus
 from attnscope.diagnosis.rules._evidence import by_block, shown
 
 _BEYOND = 2.0  # training at the edge of stability hovers about 1; twice that is no hovering
+_MOSTLY = 0.5  # share of trial steps after which the loss is above where it began
 
 
 @dataclass(frozen=True)
@@ -21,20 +22,21 @@ class BeyondStabilityLimit(Rule):
     **Why it matters** The loss oscillates or spikes, and the block's weights run away.
 
     **Evidence required** The top eigenvalue of step times Hessian, restricted to the block, is more than
-    twice the limit of the optimiser in use. Training at a large batch settles near the limit by itself; that
-    is healthy.
+    twice the limit of the optimiser in use, and under the optimiser's own next steps the loss of the batch is
+    mostly above where it began. Training at a large batch settles near the limit by itself, and a block before
+    a normalisation bends back; both are healthy, and there the loss falls.
 
     **When it is a false alarm** Before the first steps of a warm-up the optimiser's rate is not yet the one
     in use.
 
-    **How to confirm** Take one step along the block's gradient and look at the loss.
+    **How to confirm** Train on with a tenth of the learning rate, and compare the losses.
 
     **What to try** A smaller learning rate for the block, gradient clipping, a longer warm-up.
     """
 
     code: ClassVar[str] = "CRV601"
     severity: ClassVar[Severity] = Severity.WARNING
-    needs: ClassVar[tuple[str, ...]] = ("preconditioned_top_eigenvalue",)
+    needs: ClassVar[tuple[str, ...]] = ("preconditioned_top_eigenvalue", "trial_steps")
     alternatives: ClassVar[tuple[str, ...]] = (
         "the learning rate of this block is out of line",
         "the optimiser has not yet seen enough gradients to scale its steps",
@@ -48,6 +50,9 @@ class BeyondStabilityLimit(Rule):
     def weigh(self, examination: Examination) -> list[Suspect]:
         """One suspect per block beyond twice its limit."""
         reading = examination.reading("preconditioned_top_eigenvalue")
+        trial = _rise(examination)
+        if trial is None:
+            return []
         suspects = []
         for name, share in by_block(reading).items():
             if share <= _BEYOND:
@@ -63,6 +68,7 @@ class BeyondStabilityLimit(Rule):
                             share,
                             1.0,
                         ),
+                        trial,
                     ),
                     confidence=0.7,
                     score=share,
@@ -70,3 +76,13 @@ class BeyondStabilityLimit(Rule):
                 )
             )
         return suspects
+
+
+def _rise(examination: Examination) -> Evidence | None:
+    """That the loss rises under the optimiser's next steps; None where it falls or was not tried."""
+    reading = examination.reading("trial_steps")
+    if reading is None or reading.facts.get("rose", 0.0) <= _MOSTLY:
+        return None
+    first, last = float(reading.facts["first"]), float(reading.facts["last"])
+    said = f"under the optimiser's next steps the loss of this batch goes from {shown(first)} to {shown(last)}"
+    return Evidence(said, "trial_steps", last, first)
