@@ -27,28 +27,25 @@ def flow_of(data: TokenMarginData) -> Flow:
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 1000), form=st.sampled_from(["factored", "merged", "diagonal"]), scale=st.floats(0.01, 5))
+@given(seed=st.integers(0, 1000), form=st.sampled_from(["factored", "merged", "diagonal"]), scale=st.floats(0.01, 2))
 def test_descent_is_the_gradient_of_the_model(seed: int, form: str, scale: float) -> None:
-    """The naive twin: the model's own loss, a head that gives every optimal token its score, autograd."""
+    """The naive twin: the model's own loss on the data's head and labels, by autograd."""
     data = TokenMargin(n_samples=3, n_tokens=4, d=14, score_gap=2.0, seed=seed).draw()
     tokens = torch.tensor(np.concatenate([data.optimal[:, None], data.others], axis=1))
-    wanted = torch.zeros(3, 4, dtype=torch.float64)
-    wanted[:, 0] = 2.0
-    head = torch.linalg.lstsq(tokens.flatten(0, 1), wanted.flatten(), driver="gelsd").solution
     model = SoftmaxAttention(14, form, seed=seed, scale=scale).double()
-    output = model(tokens, torch.tensor(data.queries), head)
+    output = model(tokens, torch.tensor(data.queries), torch.tensor(data.head)) * torch.tensor(data.labels)
     (-(-output).exp().mean()).backward()
     gradient, log_factor, _ = flow_of(data).descent(model.weights().detach().numpy())
     # -dL/dW = gap/n exp(-gamma_nopt ...) sum r A: the factor is gap / n with gamma_opt = gap, gamma_nopt = 0,
     # and rates were written relative to exp(-gap).
     whole = gradient * np.exp(log_factor) * 2.0 * np.exp(-2.0) / 3
     if form == "merged":
-        assert np.allclose(model.key.grad.numpy(), whole, rtol=1e-8, atol=1e-14)
+        assert np.allclose(model.key.grad.numpy(), whole, rtol=1e-8, atol=1e-12)
     elif form == "factored":
-        assert np.allclose(model.key.grad.numpy(), whole @ model.query.detach().numpy(), rtol=1e-8, atol=1e-14)
-        assert np.allclose(model.query.grad.numpy(), whole.T @ model.key.detach().numpy(), rtol=1e-8, atol=1e-14)
+        assert np.allclose(model.key.grad.numpy(), whole @ model.query.detach().numpy(), rtol=1e-8, atol=1e-12)
+        assert np.allclose(model.query.grad.numpy(), whole.T @ model.key.detach().numpy(), rtol=1e-8, atol=1e-12)
     else:
-        assert np.allclose(model.key.grad.numpy(), np.diag(whole) * model.query.detach().numpy(), rtol=1e-8, atol=1e-14)
+        assert np.allclose(model.key.grad.numpy(), np.diag(whole) * model.query.detach().numpy(), rtol=1e-8, atol=1e-12)
 
 
 def test_clocks_agree_where_they_overlap() -> None:
@@ -61,6 +58,9 @@ def test_clocks_agree_where_they_overlap() -> None:
     for a, b, c in zip(by_length.weights, by_time.weights, by_steps.weights, strict=True):
         assert np.linalg.norm(a - b) / np.linalg.norm(a) < 1e-5
         assert np.linalg.norm(a - c) / np.linalg.norm(a) < 1e-2
+    # log_factor leaves out gap / n; LSODA's time is that of the loss scaled to order one at the start.
+    offset = flow.descent(merged(factors))[1]
+    assert np.array(by_length.log_time) == pytest.approx(np.array(by_time.log_time) - offset, abs=1e-3)
     assert by_length.drift < 1e-8
     assert by_time.drift < 1e-8
 

@@ -174,14 +174,23 @@ def normalised_descent(
 def arc_length(
     flow: Flow, factors: Sequence[Array], margins: Sequence[float], *, longest: float = 1e5, rtol: float = 1e-8
 ) -> Trajectory:
-    """Integrates theta' = -grad L / ||grad L|| by DOP853: the path of the flow, by its length."""
+    """Integrates theta' = -grad L / ||grad L|| by DOP853: the path of the flow, by its length.
 
-    def slope(state: Array) -> Array:
+    The log of the flow's time is integrated beside it, d ln t / ds = 1 / (t ||grad L||), so that no time overflows.
+    """
+    start = tuple(np.asarray(part, float) for part in factors)
+
+    def slope(_: float, state: Array) -> Array:
         now = _unpack(state, factors)
-        gradient, _, _ = flow.descent(merged(now))
-        return _pack(joint(factor_gradients(gradient, now)))
+        gradient, log_factor, _ = flow.descent(merged(now))
+        slopes = factor_gradients(gradient, now)
+        log_size = np.log(np.sqrt(sum(float((part**2).sum()) for part in slopes))) + log_factor
+        return np.append(_pack(joint(slopes)), np.exp(-state[-1] - log_size))
 
-    return _integrate(flow, factors, margins, lambda _, state: slope(state), longest, "DOP853", rtol)
+    gradient, log_factor, _ = flow.descent(merged(start))
+    # Time cannot start at log 0; e^-8 of the first unit is nothing beside what follows.
+    begin = -8.0 - log_factor - np.log(np.sqrt(sum((part**2).sum() for part in factor_gradients(gradient, start))))
+    return _integrate(flow, start, margins, slope, longest, "DOP853", rtol, log_time=float(begin))
 
 
 def time_flow(
@@ -195,7 +204,7 @@ def time_flow(
         gradient, log_factor, _ = flow.descent(merged(now))
         return _pack(factor_gradients(gradient * np.exp(log_factor - offset), now))
 
-    return _integrate(flow, factors, margins, slope, longest, "LSODA", rtol, in_time=True)
+    return _integrate(flow, factors, margins, slope, longest, "LSODA", rtol)
 
 
 def dual_mass_flow(
@@ -278,8 +287,9 @@ def _integrate(
     method: str,
     rtol: float,
     *,
-    in_time: bool = False,
+    log_time: float | None = None,
 ) -> Trajectory:
+    """Up to the largest margin; `log_time` starts a last component of the state, else the clock is time itself."""
     start = tuple(np.asarray(part, float) for part in factors)
     wanted = sorted(margins)
     events = []
@@ -290,13 +300,14 @@ def _integrate(
 
         events.append(event)
     events[-1].terminal = True  # type: ignore[attr-defined]
-    solved = solve_ivp(slope, (0.0, longest), _pack(start), method, rtol=rtol, atol=1e-12, events=events)
+    begin = _pack(start) if log_time is None else np.append(_pack(start), log_time)
+    solved = solve_ivp(slope, (0.0, longest), begin, method, rtol=rtol, atol=1e-12, events=events)
     found = Trajectory(NOT_REACHED, start, n_evaluations=int(solved.nfev))
     for bound, states, times in zip(wanted, solved.y_events, solved.t_events, strict=True):
         if len(states):
             found.margins.append(bound)
             found.weights.append(merged(_unpack(states[0], factors)))
-            found.log_time.append(float(np.log(times[0])) if in_time else float("nan"))
+            found.log_time.append(float(np.log(times[0]) if log_time is None else states[0][-1]))
     if len(found.margins) == len(wanted):
         found.status = REACHED
     elif not np.isfinite(solved.y[:, -1]).all():

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from attnscope.studies import Part, at_most
-from attnscope.tasks.token_margin import TokenMargin
 
-STEPS, RATE = 3000, 0.02
+STEPS, RATE, D, N_SAMPLES, N_TOKENS, GAP = 2000, 0.02, 12, 8, 5, 16.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,9 @@ SETTINGS = (
     Setting("three queries a sample", n_queries=3),
     Setting("a trained value head", train_head=True),
     Setting("four classes and cross-entropy", n_classes=4),
+    Setting("eight classes and cross-entropy", n_classes=8),
+    Setting("two heads, three queries, four classes", n_heads=2, n_queries=3, n_classes=4),
+    Setting("plain gradient descent, rate 0.05", plain_rate=0.05),
     Setting("plain gradient descent, rate 0.5", plain_rate=0.5),
 )
 
@@ -50,7 +52,8 @@ def extension_part(scale: str) -> Part:
                 "extension",
                 0.9,
                 float((pairs[:, 0] / pairs[:, 1]).mean()),
-                f"{factored:.2f} against {whole:.2f}, {n_seeds} seeds, {STEPS} steps",
+                f"{factored:.2f} against {whole:.2f}, {n_seeds} seeds, n {N_SAMPLES}, L {N_TOKENS}, d {D}, "
+                f"{STEPS} steps",
             )
         )
     return part
@@ -62,15 +65,10 @@ def _ranks(setting: Setting, seed: int) -> tuple[float, float]:
 
 def _train(setting: Setting, seed: int, *, factored: bool) -> float:
     """Trains from the same small start and returns the mean effective rank of the heads' W."""
-    data = TokenMargin(seed=seed, n_samples=6).draw()
     draw = torch.Generator().manual_seed(seed)
-    d = data.queries.shape[1]
-    tokens = torch.tensor(np.concatenate([data.optimal[:, None], data.others], axis=1))
-    queries = torch.randn(len(tokens), setting.n_queries, d, generator=draw, dtype=torch.float64)
-    queries = queries / queries.norm(dim=-1, keepdim=True)
-    labels = torch.arange(len(tokens)) % setting.n_classes
-    head = _head(tokens, labels, setting.n_classes, data.score_gap)
-    start = torch.randn(2, setting.n_heads, d, d, generator=draw, dtype=torch.float64) * 0.03 / d**0.5
+    tokens, labels, head = _draw(setting, draw)
+    queries = torch.randn(N_SAMPLES, setting.n_queries, D, generator=draw, dtype=torch.float64)
+    start = torch.randn(2, setting.n_heads, D, D, generator=draw, dtype=torch.float64) * 0.03 / D**0.5
     if factored:
         factors = [start[0].clone().requires_grad_(), start[1].clone().requires_grad_()]
     else:
@@ -88,20 +86,28 @@ def _train(setting: Setting, seed: int, *, factored: bool) -> float:
     return float(entropy.exp().mean())
 
 
-def _head(tokens: Tensor, labels: Tensor, n_classes: int, gap: float) -> Tensor:
-    """A head `[class, d]` under which a sample's optimal token, and no other, speaks for its label."""
-    flat = tokens.flatten(0, 1)
-    wanted = torch.zeros(len(tokens), tokens.shape[1], n_classes, dtype=tokens.dtype)
-    wanted[torch.arange(len(tokens)), 0, labels] = gap / 2
-    solution: Tensor = torch.linalg.lstsq(flat, wanted.flatten(0, 1), driver="gelsd").solution
-    return solution.T.contiguous()
+def _draw(setting: Setting, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, labels and a head `[class, d]` that sees a sample's optimal token (the first) and no other."""
+    directions = torch.linalg.qr(torch.randn(D, D, generator=draw, dtype=torch.float64)).Q[:, : setting.n_classes]
+    tokens = torch.randn(N_SAMPLES, N_TOKENS, D, generator=draw, dtype=torch.float64) / D**0.5
+    tokens = tokens - tokens @ directions @ directions.T
+    labels = torch.arange(N_SAMPLES) % setting.n_classes
+    tokens[:, 0] += directions.T[labels]
+    return tokens, labels, GAP * directions.T.contiguous()
 
 
 def _loss(tokens: Tensor, queries: Tensor, labels: Tensor, weights: Tensor, head: Tensor) -> Tensor:
-    scores = torch.einsum("bld,hde,bqe->bhql", tokens, weights, queries)
-    context = torch.einsum("bhql,bld->bqd", scores.softmax(dim=-1), tokens) / len(weights)
-    logits = context @ head.T
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(queries.shape[1]))
+    """Cross-entropy, with tokens relative to the optimal one and logits relative to the label's.
+
+    Written plainly, the gradient is a difference of nearly equal numbers and is lost to rounding at margin 36.
+    """
+    apart = tokens[:, 1:] - tokens[:, :1]
+    scores = torch.einsum("bld,hde,bqe->bhql", apart, weights, queries)
+    pattern = torch.cat([torch.zeros_like(scores[..., :1]), scores], -1).softmax(-1)[..., 1:]
+    context = tokens[:, :1] + torch.einsum("bhql,bld->bqd", pattern, apart) / len(weights)
+    others = torch.arange(len(head)) != labels[:, None]
+    rivals = head.expand(len(tokens), *head.shape)[others].unflatten(0, (len(tokens), -1)) - head[labels][:, None]
+    return torch.nn.functional.softplus(torch.einsum("bqd,bcd->bqc", context, rivals).logsumexp(-1)).mean()
 
 
 def _descend(loss: Callable[[], Tensor], factors: list[Tensor], plain_rate: float | None) -> None:

@@ -22,12 +22,18 @@ class TokenMarginData:
         others: x_il, `[sample, token, d]`.
         queries: z, `[sample, d]`.
         score_gap: gamma_opt - gamma_nopt, the same for every sample.
+        labels: y, +1 or -1, `[sample]`.
+        head: v, `[d]`: y_i v^T x is `optimal_score` on the optimal token and that less the gap on the others.
+        optimal_score: gamma_opt, the same for every sample.
     """
 
     optimal: Array
     others: Array
     queries: Array
     score_gap: float
+    labels: Array
+    head: Array
+    optimal_score: float
 
     @property
     def differences(self) -> Array:
@@ -51,8 +57,9 @@ class TokenMargin:
     Attributes:
         n_samples, n_tokens, d: sizes; `n_tokens` counts the optimal one.
         score_gap: gamma_opt - gamma_nopt (the equal-score assumption holds by construction).
-        kind: `general` (unit Gaussian tokens and queries) or `aligned` (assumption 4: orthogonal optimal
-            tokens and queries, other tokens in pairs c x_opt +- e).
+        kind: `general` (Gaussian queries, and Gaussian tokens without a part along v; the optimal token also
+            has y v / ||v||) or `aligned` (assumption 4: orthogonal optimal tokens and queries, other tokens in
+            pairs c x_opt +- e).
         seed: of the draw.
     """
 
@@ -69,8 +76,10 @@ class TokenMargin:
         Raises:
             CaseError: sizes for which such data do not exist.
         """
-        if min(self.n_samples, self.n_tokens - 1, self.d) < 1:
-            raise CaseError("TokenMargin needs a sample, two tokens and one dimension at least")
+        if min(self.n_samples, self.n_tokens - 1) < 1 or self.d < 2:
+            raise CaseError("TokenMargin needs a sample, two tokens and two dimensions at least")
+        if not (np.isfinite(self.score_gap) and self.score_gap > 0):
+            raise CaseError(f"score_gap must be a positive number, found {self.score_gap!r}")
         if self.kind == "general":
             return self._general()
         if self.kind == "aligned":
@@ -79,27 +88,36 @@ class TokenMargin:
 
     def _general(self) -> TokenMarginData:
         draw = np.random.default_rng(self.seed)
-        tokens = _unit(draw.normal(size=(self.n_samples, self.n_tokens, self.d)))
-        queries = _unit(draw.normal(size=(self.n_samples, self.d)))
-        return TokenMarginData(tokens[:, 0], tokens[:, 1:], queries, self.score_gap)
+        direction = _unit(draw.normal(size=self.d))
+        tokens = draw.normal(size=(self.n_samples, self.n_tokens, self.d)) / self.d**0.5
+        tokens -= (tokens @ direction)[..., None] * direction
+        labels = draw.choice([-1.0, 1.0], size=self.n_samples)
+        optimal = tokens[:, 0] + labels[:, None] * direction
+        queries = draw.normal(size=(self.n_samples, self.d))
+        head = self.score_gap * direction
+        return TokenMarginData(optimal, tokens[:, 1:], queries, self.score_gap, labels, head, self.score_gap)
 
     def _aligned(self) -> TokenMarginData:
-        if self.n_tokens % 2 == 0 or self.n_samples > self.d or self.d < 2:
-            raise CaseError("aligned data need an odd number of tokens and at most d samples, with d at least 2")
+        if self.n_tokens % 2 == 0 or self.n_samples > self.d or self.d < 3:
+            raise CaseError("aligned data need an odd number of tokens and at most d samples, with d at least 3")
         draw = np.random.default_rng(self.seed)
-        frame_x = np.linalg.qr(draw.normal(size=(self.d, self.d)))[0][:, : self.n_samples].T
-        optimal = frame_x * draw.uniform(0.7, 1.5, size=(self.n_samples, 1))
-        signs = draw.choice([-1.0, 1.0], size=(self.n_samples, 1))
-        queries = signs * frame_x * draw.uniform(0.7, 1.5, size=(self.n_samples, 1))
+        frame = np.linalg.qr(draw.normal(size=(self.d, self.d)))[0][:, : self.n_samples].T
+        sizes, lengths = draw.uniform(0.7, 1.5, size=(2, self.n_samples, 1))
+        optimal, labels = frame * sizes, draw.choice([-1.0, 1.0], size=self.n_samples)
+        queries = draw.choice([-1.0, 1.0], size=(self.n_samples, 1)) * frame * lengths
+        # One c for all samples, and e across the head: then every other token has one and the same score.
+        share = draw.uniform(-0.8, 0.6)
+        score = self.score_gap / (1 - share)
+        head = np.asarray((labels[:, None] * score / sizes * frame).sum(0))
         others = np.empty((self.n_samples, self.n_tokens - 1, self.d))
         for sample in range(self.n_samples):
-            direction = frame_x[sample]
+            blind, _ = np.linalg.qr(np.stack([frame[sample], head], axis=1))
             for pair in range((self.n_tokens - 1) // 2):
                 extra = draw.normal(size=self.d)
-                extra -= (extra @ direction) * direction
-                centre = draw.uniform(-0.8, 0.6) * optimal[sample]
+                extra -= blind @ (blind.T @ extra)
+                centre = share * optimal[sample]
                 others[sample, 2 * pair], others[sample, 2 * pair + 1] = centre + extra, centre - extra
-        return TokenMarginData(optimal, others, queries, self.score_gap)
+        return TokenMarginData(optimal, others, queries, self.score_gap, labels, head, float(score))
 
 
 def aligned_nuclear_norm(data: TokenMarginData) -> float:
