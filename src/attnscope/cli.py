@@ -276,6 +276,9 @@ def study(
     data: Annotated[Path | None, typer.Option(help="Folder with data of the study that come with nothing.")] = None,
     format: Annotated[str, typer.Option("--format", help="`text`, `json` or `markdown`.")] = "text",
     html: Annotated[Path | None, typer.Option(help="Also write the claims and curves as one offline page.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Also write each figure as an SVG file into this folder; Markdown shows them.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Replicates a paper: each claim with the number expected, its place, a tolerance, and the number measured.
@@ -299,17 +302,30 @@ def study(
     chosen = kind(data=data) if takes_data else kind()
     with _progress(quiet) as progress:
         result = chosen.run(scale.value, progress)
+    curves, drawn = [asdict(curve) for curve in result.curves], {}
+    if figures is not None:
+        from attnscope.pages.study_page import study_figures
+
+        drawn = study_figures(name, result.figures, curves, figures)
+        _say(f"{len(drawn)} figures written to {figures}")
     if format == "json":
         typer.echo(json.dumps(result.to_dict(), indent=1))
     elif format == "markdown":
-        typer.echo(tables.to_markdown(result, chosen.title, chosen.reference))
+        links = {figure: f"{file.parent.name}/{file.name}" for figure, file in drawn.items()}
+        command = shlex.join(["attnscope", *sys.argv[1:]])
+        typer.echo(
+            tables.to_markdown(
+                result, chosen.title, chosen.reference, about=chosen.about, command=command, figures=links
+            ),
+            nl=False,
+        )
     else:
         _console().print(tables.claims_table(result))
     if html is not None:
         from attnscope.pages.study_page import study_page
 
         about = {**result.to_dict(), "title": chosen.title, "reference": chosen.reference, "figures": result.figures}
-        _say(f"page written to {study_page(about, [asdict(curve) for curve in result.curves], html)}")
+        _say(f"page written to {study_page(about, curves, html)}")
     if not result.holds:
         raise typer.Exit(FOUND)
 

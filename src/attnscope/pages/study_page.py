@@ -50,10 +50,39 @@ def study_page(result: Mapping[str, Any], curves: Sequence[Mapping[str, Any]], p
     return write_whole(path, html)
 
 
+def study_figures(
+    study: str, figures: Mapping[str, Sequence[str]], curves: Sequence[Mapping[str, Any]], folder: str | Path
+) -> dict[str, Path]:
+    """Writes each figure as an SVG file that brings its own style.
+
+    Args:
+        study: the study's name, with which each file's name starts.
+        figures: name -> labels of x, y.
+        curves: as in `study_page`.
+        folder: made when it is not there.
+
+    Returns:
+        figure name -> the file.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    written = {}
+    for name, labels in figures.items():
+        chosen = [curve for curve in curves if curve["figure"] == name]
+        if chosen:
+            drawn = _figure(name, labels, chosen)
+            opened = drawn.index(">") + 1
+            head = drawn[:opened].replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+            whole = f"{head}<style>{asset('study_figure.css')}</style>{drawn[opened:]}\n"
+            written[name] = write_whole(Path(folder) / f"{study}-{name.replace(' ', '-')}.svg", whole)
+    return written
+
+
 def _figure(name: str, labels: Sequence[str], curves: Sequence[Mapping[str, Any]]) -> str:
     """Lines for what was measured; marks, or a dashed line where it is dense, for the reference."""
     x = Scale.of(np.concatenate([np.asarray(curve["x"], float) for curve in curves]))
-    y = Scale.of(np.concatenate([np.asarray(curve["y"], float) for curve in curves]), zero=True)
+    heights = np.concatenate([np.asarray(curve["y"], float) for curve in curves])
+    # Ratios near 1 would be a flat line above a zero that says nothing.
+    y = Scale.of(heights, zero=bool(heights.min() < 0.5 * heights.max()))
     y = Scale(y.low, y.high) if y.form == LOG and y.low > 0 and y.high / y.low < 1e4 else y
     span = WIDTH - LEFT - RIGHT
 

@@ -116,10 +116,12 @@ class Study(ABC):
 
     Class facts:
         title, reference: the paper.
+        about: Markdown for the study's page: what is claimed and what is left open.
     """
 
     title: ClassVar[str]
     reference: ClassVar[str]
+    about: ClassVar[str] = ""
 
     @property
     def name(self) -> str:

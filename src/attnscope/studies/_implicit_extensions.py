@@ -106,7 +106,7 @@ def _loss(tokens: Tensor, queries: Tensor, labels: Tensor, weights: Tensor, head
     pattern = torch.cat([torch.zeros_like(scores[..., :1]), scores], -1).softmax(-1)[..., 1:]
     context = tokens[:, :1] + torch.einsum("bhql,bld->bqd", pattern, apart) / len(weights)
     others = torch.arange(len(head)) != labels[:, None]
-    rivals = head.expand(len(tokens), *head.shape)[others].unflatten(0, (len(tokens), -1)) - head[labels][:, None]
+    rivals = head.expand(len(tokens), *head.shape)[others].reshape(len(tokens), -1, D) - head[labels][:, None]
     return torch.nn.functional.softplus(torch.einsum("bqd,bcd->bqc", context, rivals).logsumexp(-1)).mean()
 
 

@@ -13,6 +13,7 @@ from attnscope.margin.frobenius import frobenius
 from attnscope.margin.nuclear import nuclear
 from attnscope.models.softmax_attention_flow import REACHED, arc_length, normalised_descent
 from attnscope.studies import Curve, Part, Study, at_least, at_most, near
+from attnscope.studies._implicit_about import ABOUT
 from attnscope.studies._implicit_diagonal import diagonal_part, identities_part, sign_trap_part
 from attnscope.studies._implicit_extensions import extension_part
 from attnscope.studies._implicit_measures import N_SEEDS, effective_rank, problem, ratio, start
@@ -27,6 +28,7 @@ class Sheen2024implicit(Study):
 
     title: ClassVar[str] = "Implicit Regularization of Gradient Flow on One-Layer Softmax Attention"
     reference: ClassVar[str] = "Sheen, Chen, Wang, Zhou, 2024, arXiv:2403.08699"
+    about: ClassVar[str] = ABOUT
 
     def parts(self, scale: str) -> list[tuple[str, Callable[[], Part]]]:
         """Norm separation, diagonal flow, exact identities, alignment, growth, traps, optimisers, decay, extensions."""
@@ -242,6 +244,8 @@ def _narrow(scale: str) -> Part:
                 ratios.append(ratio(path.weights[-1], constraints, best))
     means = {width: float(np.mean(values)) for width, values in found.items() if values}
     return Part(
+        figures={"narrow factors": ("d_e", "nuclear ratio at margin 1000")},
+        curves=[Curve("narrow factors", "mean over the runs", list(means), list(means.values()))],
         claims=[
             at_most(
                 f"d_e {width}: mean nuclear ratio at margin 1000",
