@@ -158,6 +158,92 @@ def check(
         raise typer.Exit(FOUND)
 
 
+class Level(StrEnum):
+    """How a model is cut into blocks."""
+
+    projection = "projection"
+    head = "head"
+    layer = "layer"
+
+
+class Measure(StrEnum):
+    """What of the curvature is measured."""
+
+    spectrum = "spectrum"
+    coupling = "coupling"
+    density = "density"
+
+
+@app.command()
+def curvature(
+    target: Target,
+    blocks: Annotated[Level, typer.Option(help="One block per projection, per head or per layer.")] = Level.projection,
+    only: Annotated[list[str] | None, typer.Option(help="Only blocks of these names (`L*.Q`).")] = None,
+    measure: Annotated[
+        list[Measure] | None,
+        typer.Option(help="spectrum: both ends of every block; coupling: all pairs; density: the whole. All by default."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="In gradients (default: 300, or a minute where that is more).", min=1)
+    ] = None,
+    precision: Annotated[
+        float, typer.Option(help="Relative standard error at which the couplings stop; 0 spends the budget.", min=0)
+    ] = 0.1,
+    batches: Annotated[int, typer.Option(help="How many of the case's batches are used.", min=1)] = 1,
+    examples: Annotated[
+        int | None, typer.Option(help="Split batches into pieces of so many examples: less memory.", min=1)
+    ] = None,
+    memory: Annotated[float, typer.Option(help="Gigabytes of basis vectors held at once.", min=0.01)] = 1.0,
+    double: Annotated[bool, typer.Option("--double", help="Products in float64.")] = False,
+    training: Annotated[
+        int, typer.Option(help="Also train a copy so many steps and follow its curvature.", min=0)
+    ] = 0,
+    resume: Annotated[
+        Path | None, typer.Option(help="Keep the survey of couplings here; go on from it when it exists.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn at random.")] = 0,
+    format: Annotated[str, typer.Option("--format", help="`text` or `json`.")] = "text",
+    html: Annotated[Path | None, typer.Option(help="Also write a page with figures (opens offline).")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Also write the figures as SVG files to this folder.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Measures how sharply the loss bends in every block, and how strongly blocks bend together.
+
+    Ctrl-C prints what is known so far; with --resume FILE a later run goes on from there.
+
+    Example: `attnscope curvature train.py:make_case --blocks head --only 'L0*' --html curvature.html`
+    """
+    from attnscope.factory import load_case
+    from attnscope.formats.curvature_table import print_curvature
+    from attnscope.portrait.portrait import MEASURES, Request, portray
+
+    if format not in ("text", "json"):
+        raise typer.BadParameter(f"--format is text or json, found {format!r}")
+    request = Request(
+        level=blocks.value, only=tuple(only or ()), measures=tuple(item.value for item in measure or ()) or MEASURES,
+        budget=budget, precision=precision or None, n_batches=batches, max_examples=examples,
+        held=int(memory * 1e9 / (8 if double else 4)), double=double, seed=seed, training_steps=training,
+    )
+    case = load_case(target)
+    with _progress(quiet) as progress:
+        found = portray(case, request, resume=resume, tell=progress).to_dict()
+    found["command"] = shlex.join(["attnscope", *sys.argv[1:]])
+    if format == "json":
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        print_curvature(found, _console())
+    if html is not None or figures is not None:
+        from attnscope.pages.curvature_page import curvature_page, write_figures
+
+        if html is not None:
+            written = curvature_page(found, html, command=found["command"])
+            _say(f"page written to {written} ({written.stat().st_size / 1e3:.0f} kB, opens offline)")
+        if figures is not None:
+            _say(f"{len(write_figures(found, figures))} figures written to {figures}")
+    if resume is not None:
+        _say(f"survey kept in {resume}")
+
+
 @app.command()
 def report(
     diagnosis: Annotated[Path, typer.Argument(help="A file written by `attnscope check --save` or `--format json`.")],

@@ -153,7 +153,7 @@ def lanczos(
     operator: BlockOperator, blocks: Iterable[str] | None = None, *, max_steps: int = 20,
     tolerance: float = 0.01, ends: Sequence[str] = (TOP,), vectors: bool = False, seed: int = 0,
     start: Callable[[str], Tensor] | None = None, held: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None, until: Callable[[], bool] | None = None,
 ) -> dict[str, Ritz]:
     """Extreme eigenvalues of every block, all blocks stepping together.
 
@@ -174,9 +174,10 @@ def lanczos(
         held: how many numbers of basis vectors are held together; blocks are treated in groups that fit.
             None holds all.
         progress: called with (steps done, steps at most) after each step.
+        until: asked after every product; once it says yes, what is known then is returned.
 
     Returns:
-        block name -> what is known of its spectrum.
+        block name -> what is known of its spectrum; a block that `until` left without a step is missing.
 
     Raises:
         KeyError: an unknown block.
@@ -197,7 +198,11 @@ def lanczos(
             requests = [Request({space.name: space.last}, (space.name,)) for space in active]
             for space, product in zip(active, operator.products(requests), strict=True):
                 space.extend(product[space.name])
-            done += len(active)
+                done += 1
+                if until is not None and until():
+                    rest = (space.ritz(ends, tolerance, vectors) for space in active if space.alphas)
+                    found |= {ritz.block: ritz for ritz in rest}
+                    return {name: found[name] for name in names if name in found}
             still = []
             for space in active:
                 ritz = space.ritz(ends, tolerance, vectors=False)

@@ -163,8 +163,13 @@ class Survey:
         floor = (self.operator.rounding * np.sqrt(mean.max())) ** 2
         return np.where(mean > floor, stderr / (2 * np.maximum(mean, 1e-300)), 0.0)
 
-    def save(self, path: str | Path) -> None:
-        """Writes all that a later `resume` needs; the file is written beside it and then moved."""
+    def save(self, path: str | Path, notes: str = "") -> None:
+        """Writes all that a later `resume` needs; the file is written beside it and then moved.
+
+        Args:
+            path: of the file.
+            notes: kept with it; `notes_of` reads them again.
+        """
         path = Path(path)
         tensors: dict[str, Tensor] = {}
         for name, found in self.sums.ranges.items():
@@ -183,7 +188,7 @@ class Survey:
             ],
         }
         beside = path.with_name(path.name + ".part")
-        save_file(tensors, beside, metadata={"survey": json.dumps(state)})
+        save_file(tensors, beside, metadata={"survey": json.dumps(state), "notes": notes})
         beside.replace(path)
 
     @classmethod
@@ -229,6 +234,20 @@ class Survey:
             while (key := f"range/{len(columns)}/{name}") in tensors:
                 columns.append(tensors[key].to(self.operator.device(name)))
             sums.ranges[name] = Range(columns)
+
+
+def notes_of(path: str | Path) -> str:
+    """What was noted when a survey was saved.
+
+    Raises:
+        CaseError: the file is not a survey.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            found: str = file.metadata()["notes"]
+            return found
+    except Exception as error:  # safetensors has its own error class
+        raise CaseError(f"{path} is not a survey that was saved: {error}") from error
 
 
 class _Clock:

@@ -8,28 +8,17 @@ from dataclasses import asdict
 from typing import cast
 
 import torch
-from torch import nn
 
-from attnscope.anatomy.blocks import Block
 from attnscope.curvature.estimate import Estimate
 from attnscope.curvature.hessian import Hessian
 from attnscope.curvature.hutchinson import trace
+from attnscope.curvature.levels import differentiable_blocks
 from attnscope.errors import AttnscopeError, CaseError
 from attnscope.lenses import Lens
 from attnscope.probe import Probe
 from attnscope.readings import FAILED, NOT_FINITE, Reading, missing
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-
-def differentiable_blocks(model: nn.Module, blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """The blocks that are trained (all, when none is) and hold floating-point numbers."""
-    floating = {name for name, parameter in model.named_parameters() if parameter.is_floating_point()}
-    usable = [
-        block for block in blocks
-        if block.numel and all(piece.parameter in floating for piece in block.slices)
-    ]
-    return tuple(block for block in usable if block.trainable) or tuple(usable)
 
 
 def hessian_of(probe: Probe, lens: Lens, dtype: str = "float32") -> Hessian | Reading:
