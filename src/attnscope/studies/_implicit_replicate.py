@@ -1,9 +1,9 @@
 """The nearest published experiment: Tarzanagh et al. 2023, Transformers as Support Vector Machines, local convergence.
 
-Six samples of eight unit tokens in ten dimensions, the first token as query, random scores and labels, logistic
-loss, and 2000 steps along the gradient of each factor, normalised. The direction is compared with both max-margin
-solutions for the tokens that it selected. The gradient is formed in the log domain, so it needs no penalty against
-underflow, as the published code does.
+Six samples of eight unit tokens in ten dimensions with a unit query each, random scores and labels, logistic loss,
+factors that start as a linear layer does, and 2000 steps along each factor's gradient, normalised. The direction is
+compared with both max-margin solutions for the tokens that it selected. The gradient is formed in the log domain,
+so it needs no penalty against underflow, which the published code has.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from attnscope.margin.frobenius import frobenius
 from attnscope.margin.nuclear import nuclear
 from attnscope.models.softmax_attention_flow import merged
 from attnscope.studies import Part, at_least
-from attnscope.studies._implicit_measures import Array, start
+from attnscope.studies._implicit_measures import Array
 
 STEPS, RATE = 2000, 0.1
 
@@ -26,11 +26,10 @@ def replicate_part(scale: str) -> Part:
     found: dict[str, list[float]] = {"W fro": [], "W nuc": [], "KQ nuc": [], "KQ fro": []}
     refused = 0
     for seed in range(n_seeds):
-        tokens, gains = _draw(seed)
-        key, query = start(seed, tokens.shape[-1])
-        for name, factors in (("W", (key @ query.T,)), ("KQ", (key, query))):
-            weights, selected = _descend(tokens, gains, factors)
-            constraints = _constraints(tokens, selected)
+        tokens, queries, gains, start = _draw(seed)
+        for name, factors in (("W", start[:1]), ("KQ", start[1:])):
+            weights, selected = _descend(tokens, queries, gains, factors)
+            constraints = _constraints(tokens, queries, selected)
             try:
                 solutions = {"fro": frobenius(constraints).weights, "nuc": nuclear(constraints).weights}
             except MarginError:  # it has not settled on tokens that one W can select
@@ -60,19 +59,21 @@ def replicate_part(scale: str) -> Part:
     )
 
 
-def _draw(seed: int) -> tuple[Array, Array]:
-    """Unit tokens `[sample, token, d]`, and y v^T x for each, `[sample, token]`."""
+def _draw(seed: int) -> tuple[Array, Array, Array, tuple[Array, ...]]:
+    """Tokens, queries, y v^T x for each token, and the starts of W, K and Q."""
     draw = np.random.default_rng(500 + seed)
-    tokens = draw.normal(size=(6, 8, 10))
+    tokens, queries = draw.normal(size=(6, 8, 10)), draw.normal(size=(6, 10))
     tokens /= np.linalg.norm(tokens, axis=-1, keepdims=True)
+    queries /= np.linalg.norm(queries, axis=-1, keepdims=True)
     head = draw.normal(size=10)
     labels = draw.choice([-1.0, 1.0], size=6)
-    return tokens, labels[:, None] * (tokens @ (head / np.linalg.norm(head)))
+    start = tuple(draw.uniform(-1, 1, size=(10, 10)) / 10**0.5 for _ in range(3))
+    return tokens, queries, labels[:, None] * (tokens @ (head / np.linalg.norm(head))), start
 
 
-def _descend(tokens: Array, gains: Array, factors: tuple[Array, ...]) -> tuple[Array, Array]:
+def _descend(tokens: Array, queries: Array, gains: Array, factors: tuple[Array, ...]) -> tuple[Array, Array]:
     """W at the end, and the token that each sample selected."""
-    now, queries = tuple(part.copy() for part in factors), tokens[:, 0]
+    now = tuple(part.copy() for part in factors)
     for _ in range(STEPS):
         gradient, _ = _descent(tokens, queries, gains, merged(now))
         slopes = (gradient,) if len(now) == 1 else (gradient @ now[1], gradient.T @ now[0])
@@ -99,10 +100,10 @@ def _descent(tokens: Array, queries: Array, gains: Array, weights: Array) -> tup
     return np.asarray(np.einsum("il,ild,ie->de", pull, apart, queries)), top
 
 
-def _constraints(tokens: Array, selected: Array) -> Constraints:
+def _constraints(tokens: Array, queries: Array, selected: Array) -> Constraints:
     others = [np.delete(sample, best, axis=0) for sample, best in zip(tokens, selected, strict=True)]
     chosen = tokens[np.arange(len(selected)), selected]
-    return Constraints(chosen[:, None] - np.stack(others), tokens[:, 0])
+    return Constraints(chosen[:, None] - np.stack(others), queries)
 
 
 def _correlation(left: Array, right: Array) -> float:
