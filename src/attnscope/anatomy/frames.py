@@ -25,6 +25,7 @@ _SITE_PACKAGES = ("/site-packages/", "/dist-packages/")
 _TORCH = str(Path(torch.__file__).parent) + "/"
 _OWN = str(Path(__file__).parents[1]) + "/"
 _MODELS = _OWN + "models/"  # models to study are read like a user's own
+_PROBE = _OWN + "probe.py"  # runs the user's code: whoever stands before it asked for a diagnosis
 
 _is_machinery: dict[str, bool] = {}
 
@@ -48,10 +49,15 @@ def _machinery(code: CodeType) -> bool:
 
 
 def user_place(depth: int = 2) -> tuple[CodeType, int] | None:
-    """Code object and line of the innermost frame that is not torch's, ours or another library of plumbing."""
+    """Code object and line of the innermost frame that is not torch's, ours or another library of plumbing.
+
+    None when the operation is our own, as in the default loss.
+    """
     frame: Any = sys._getframe(depth)
     while frame is not None:
         code = frame.f_code
+        if code.co_filename == _PROBE:
+            return None
         if not _machinery(code):
             return code, frame.f_lineno
         frame = frame.f_back

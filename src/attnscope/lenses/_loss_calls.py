@@ -27,13 +27,15 @@ class LossCall:
         op: which: `cross_entropy`, `nll_loss`, `binary_cross_entropy_with_logits`.
         given: what it was given, detached.
         made_by: `softmax`, `log_softmax`, `sigmoid` when the given tensor came straight out of one.
-        source: the user's line.
+        source: the user's line; None where the default loss makes the call.
+        made_at: the user's line of the operation that made it.
     """
 
     op: str
     given: Tensor
     made_by: str
     source: Source | None
+    made_at: Source | None = None
 
     @property
     def by_class(self) -> Tensor:
@@ -60,12 +62,15 @@ class _Calls(TorchFunctionMode):
         functional.nll_loss: LOG_CLASSES,
         functional.binary_cross_entropy_with_logits: YES_NO,
     }
+    RESHAPES: ClassVar[tuple[str, ...]] = (
+        "view", "reshape", "flatten", "squeeze", "contiguous", "transpose", "permute",
+    )
     MAKERS: ClassVar[tuple[str, ...]] = ("softmax", "log_softmax", "sigmoid", "logsigmoid")
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[LossCall] = []
-        self.made: dict[int, tuple[Tensor, str]] = {}
+        self.made: dict[int, tuple[Tensor, str, Source | None]] = {}
         self.inside = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -75,21 +80,26 @@ class _Calls(TorchFunctionMode):
             result = func(*args, **kwargs)
             name = getattr(func, "__name__", "").strip("_")
             if isinstance(result, Tensor) and not self.inside:
-                if name == "log_softmax" and args and self.made.get(id(args[0]), (None, ""))[1] == "softmax":
-                    # What a cross-entropy written by hand does first: a softmax of a softmax.
-                    self.found.append(LossCall(CLASSES, args[0].detach(), "softmax", source_of(user_place())))
-                if name in self.MAKERS:
-                    self.made[id(result)] = (result, name)
-                elif name in ("view", "reshape", "flatten", "squeeze", "contiguous", "transpose", "permute"):
-                    before = self.made.get(id(args[0])) if args else None
-                    if before is not None:
-                        self.made[id(result)] = (result, before[1])
+                self._remember(name, args, result)
             return result
-        given = args[0] if args else kwargs["input"]
-        _, made_by = self.made.get(id(given), (given, ""))
-        self.found.append(LossCall(op, given.detach(), made_by, source_of(user_place())))
+        self._found(op, args[0] if args else kwargs["input"])
         self.inside = True  # cross_entropy calls log_softmax and nll_loss itself
         try:
             return func(*args, **kwargs)
         finally:
             self.inside = False
+
+    def _remember(self, name: str, args: Any, result: Tensor) -> None:
+        """What a softmax made, also under another shape."""
+        before = self.made.get(id(args[0])) if args else None
+        if name == "log_softmax" and before is not None and before[1] == "softmax":
+            # What a cross-entropy written by hand does first: a softmax of a softmax.
+            self._found(CLASSES, args[0])
+        if name in self.MAKERS:
+            self.made[id(result)] = (result, name, source_of(user_place(3)))
+        elif name in self.RESHAPES and before is not None:
+            self.made[id(result)] = (result, *before[1:])
+
+    def _found(self, op: str, given: Tensor) -> None:
+        _, made_by, made_at = self.made.get(id(given), (given, "", None))
+        self.found.append(LossCall(op, given.detach(), made_by, source_of(user_place(3)), made_at))

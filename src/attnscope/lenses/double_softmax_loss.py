@@ -23,7 +23,7 @@ class DoubleSoftmaxLoss(Lens):
     are probabilities already (none negative, sum 1 to rounding); for `nll_loss` the share that are no
     log-probabilities; for a binary cross-entropy with logits 1 when all its inputs lie in [0, 1]. The facts
     say per call what it was given (`given`: `logits`, `probabilities`, `log-probabilities`), by which
-    operation it was made, and the user's line.
+    operation it was made, and the user's line (of that operation, else of the call).
 
     **Reading it**: 0. At 1 the softmax is applied twice: gradients shrink and the loss cannot come near 0.
     Log-probabilities given to a cross-entropy do no harm.
@@ -70,11 +70,12 @@ def _described(call: LossCall) -> dict[str, Any]:
         inside = bool(((rows >= 0) & (rows <= 1)).all()) and rows.numel() >= _ENOUGH
         given = "probabilities" if inside or call.made_by == "sigmoid" else "logits"
         share = float(given == "probabilities") if call.op == YES_NO else 0.0
+    place = call.made_at or call.source
     return {
         "op": call.op,
         "given": given,
         "made_by": call.made_by,
         "share": share,
-        "source": None if call.source is None else str(call.source),
-        "text": None if call.source is None else call.source.text,
+        "source": None if place is None else str(place),
+        "text": None if place is None else place.text,
     }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attnscope.lenses import STANDARD, Lens
 from attnscope.lenses._batch import tensors, with_tensors
 from attnscope.lenses._labels import labels_path
+from attnscope.lenses._loss_calls import CLASSES, loss_calls
 from attnscope.lenses._movement import main_output
 from attnscope.lenses._sequence import Sequence, predicted_sequence
 from attnscope.probe import Probe
@@ -28,7 +29,7 @@ class LabelAlignment(Lens):
     **Measures**: the user's loss with the model's logits replaced by sure predictions of the input token at
     position + offset, for offsets -1 to 2. The facts hold the loss of a uniform guess (`uniform`), the offset
     of the least loss (`best`) and `language_model`: whether that loss is below half of the uniform one, so
-    that the targets are tokens of the input at all.
+    that the targets are tokens of the input at all; and the user's line of the cross-entropy (`source`).
 
     **Reading it**: the least loss at 1: the next token is predicted. At 0: the target is the input itself,
     which a model solves by copying (right for an auto-encoder only). At 2: the labels are shifted twice.
@@ -67,6 +68,7 @@ class LabelAlignment(Lens):
             uniform = way(torch.zeros_like(logits))
             losses = [way(_sure(sequence, logits, offset)) for offset in self.offsets]
         best = min(range(len(losses)), key=lambda index: losses[index])
+        place = next((call.source for call in reversed(loss_calls(probe)) if call.op == CLASSES), None)
         return self.reading(
             losses,
             coords={"offset": self.offsets},
@@ -76,6 +78,8 @@ class LabelAlignment(Lens):
                 "best": self.offsets[best],
                 "language_model": losses[best] < _WANTED * uniform,
                 "input": sequence.path,
+                "source": None if place is None else str(place),
+                "text": None if place is None else place.text,
             },
         )
 

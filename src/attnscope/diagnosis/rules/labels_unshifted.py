@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from attnscope.anatomy.blocks import Kind
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Suspect
-from attnscope.diagnosis.rules._evidence import shown
+from attnscope.diagnosis.rules._evidence import shown, source_from
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class LabelsUnshifted(Rule):
                     ),
                 ),
                 confidence=0.95 if examination.expects.get("next_token") else 0.85,
+                source=source_from(reading.facts.get("source"), reading.facts.get("text")),
                 summary=f"The target of each position is {named}, not the next token.",
                 effects=("labels_without_signal@*",),
             )
