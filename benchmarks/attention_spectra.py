@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from attnscope.lenses.query_key_spectrum import product_spectrum
+from attnscope.lenses._spectra import product_spectrum
 from attnscope.models.softmax_attention_flow import Flow, Trajectory, arc_length, normalised_descent, time_flow
 from attnscope.studies._implicit_measures import start
 from attnscope.tasks.token_margin import TokenMargin

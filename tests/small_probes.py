@@ -16,6 +16,7 @@ from attnscope.case import Expectations
 from attnscope.models.gpt import Gpt
 from attnscope.models.han import Han
 from attnscope.probe import Probe
+from attnscope.start import start_of
 
 Parts = tuple[nn.Module, Any, dict[str, Any], Any]
 
@@ -75,7 +76,7 @@ def probe(name: str) -> Probe:
     more = {} if loss is None else {"loss": loss}
     made = Probe(
         model=model, batches=(batch,), anatomy=anatomy, optimizer=optimizer, expects=Expectations.of(expects),
-        **more,
+        start=start_of(model), **more,
     )
     torch.manual_seed(1)
     made.loss_of(model.train(), batch).backward()

@@ -49,12 +49,20 @@ def _same_adapter(a: str, b: str) -> bool:
     return "lora_a" in a.lower() and a.lower().replace("lora_a", "lora_b") == b.lower()
 
 
-def effective_weights(model: nn.Module, gradients: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+def effective_weights(
+    model: nn.Module, gradients: Mapping[str, Tensor | None], held: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Parameter name -> what the forward pass multiplies with: adapters that are active are added in.
 
     The scale s follows from the gradients themselves: dL/dB = s dL/dW A^T.
+
+    Args:
+        model: as it is now.
+        gradients: by parameter name, as it is now.
+        held: the numbers of another moment (the start), whose effective weights are wanted; None for now.
     """
     weights = named(model)
+    found = dict(weights if held is None else held)
     for pair in low_rank_pairs(model):
         gradient, of_b = gradients.get(pair.weight), gradients.get(pair.b)
         if gradient is None or of_b is None:
@@ -67,10 +75,12 @@ def effective_weights(model: nn.Module, gradients: Mapping[str, Tensor | None]) 
         along = float((expected * of_b.double()).sum())
         if size == 0.0 or abs(along) < _PROOF * size**0.5 * float(of_b.double().norm()):
             continue
-        change = along / size * (b @ a)
-        weight = weights[pair.weight]
-        weights[pair.weight] = weight.double() + (change.T if transposed else change).to(weight.device)
-    return weights
+        if not {pair.weight, pair.a, pair.b} <= set(found):
+            continue
+        change = along / size * (found[pair.b].double() @ found[pair.a].double())
+        weight = found[pair.weight]
+        found[pair.weight] = weight.double() + (change.T if transposed else change).to(weight.device)
+    return found
 
 
 def products(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], pair: LowRank) -> tuple[Tensor, Tensor]:

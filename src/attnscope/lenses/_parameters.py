@@ -60,21 +60,29 @@ def head_matrix(
     return matrix
 
 
-def head_factors(parameters: Mapping[str, Tensor], attention: Attention) -> tuple[Tensor, Tensor] | None:
-    """Query and key weights of all heads, each [head, d_head, d_model]; a grouped key stands once per query head.
+def head_factors(
+    parameters: Mapping[str, Tensor], attention: Attention, roles: tuple[str, str] = ("query", "key")
+) -> tuple[Tensor, Tensor] | None:
+    """Two weights of all heads, each [head, d_head, d_model]; a grouped key or value stands once per query head.
 
     Returns:
-        The factors, or None when the trace did not find both for every head.
+        The factors, or None when the trace did not find both for every head, or not all their parameters are held.
     """
-    queries, keys = [], []
+    slices = [piece for role in roles for head in attention.head_slices.get(role, ()) for piece in head]
+    if any(piece.parameter not in parameters for piece in slices):
+        return None
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
     for head in range(attention.n_heads):
-        query = head_matrix(parameters, attention, "query", head)
-        key = head_matrix(parameters, attention, "key", head * max(attention.n_key_heads, 1) // attention.n_heads)
-        if query is None or key is None or query.shape[0] != key.shape[0]:
-            return None
-        queries.append(query)
-        keys.append(key)
-    return (torch.stack(queries), torch.stack(keys)) if queries else None
+        for role, store in zip(roles, found, strict=True):
+            grouped = len(attention.head_slices.get(role, ())) < attention.n_heads
+            shared = head * max(attention.n_key_heads, 1) // attention.n_heads
+            matrix = head_matrix(parameters, attention, role, shared if grouped else head)
+            if matrix is None:
+                return None
+            store.append(matrix)
+    if not found[0] or len({matrix.shape[0] for matrix in found[0] + found[1]}) > 1:
+        return None
+    return torch.stack(found[0]), torch.stack(found[1])
 
 
 def _as_matrix(tensor: Tensor, cut: int | None, width: int | None, role: str) -> Tensor | None:
