@@ -181,7 +181,7 @@ def curvature(
     only: Annotated[list[str] | None, typer.Option(help="Only blocks of these names (`L*.Q`).")] = None,
     measure: Annotated[
         list[Measure] | None,
-        typer.Option(help="spectrum: both ends of every block; coupling: all pairs; density: the whole. All by default."),
+        typer.Option(help="spectrum: ends of every block; coupling: all pairs; density: the whole (default: all)."),
     ] = None,
     budget: Annotated[
         float | None, typer.Option(help="In gradients (default: 300, or a minute where that is more).", min=1)
@@ -205,6 +205,7 @@ def curvature(
     format: Annotated[str, typer.Option("--format", help="`text` or `json`.")] = "text",
     html: Annotated[Path | None, typer.Option(help="Also write a page with figures (opens offline).")] = None,
     figures: Annotated[Path | None, typer.Option(help="Also write the figures as SVG files to this folder.")] = None,
+    png: Annotated[bool, typer.Option("--png", help="The figures also as PNG, by a Chromium on the path.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Measures how sharply the loss bends in every block, and how strongly blocks bend together.
@@ -232,14 +233,13 @@ def curvature(
         typer.echo(json.dumps(found, indent=1))
     else:
         print_curvature(found, _console())
-    if html is not None or figures is not None:
-        from attnscope.pages.curvature_page import curvature_page, write_figures
+    if html is not None:
+        from attnscope.pages.curvature_page import curvature_page
 
-        if html is not None:
-            written = curvature_page(found, html, command=found["command"])
-            _say(f"page written to {written} ({written.stat().st_size / 1e3:.0f} kB, opens offline)")
-        if figures is not None:
-            _say(f"{len(write_figures(found, figures))} figures written to {figures}")
+        written = curvature_page(found, html, command=found["command"])
+        _say(f"page written to {written} ({written.stat().st_size / 1e3:.0f} kB, opens offline)")
+    if figures is not None:
+        _write_figures(found, figures, png)
     if resume is not None:
         _say(f"survey kept in {resume}")
 
@@ -469,6 +469,20 @@ def _write_report(diagnosis: Diagnosis, path: Path) -> None:
 
     written = draw(diagnosis, path)
     _say(f"report written to {written} ({written.stat().st_size / 1e3:.0f} kB, opens offline)")
+
+
+def _write_figures(portrait: dict[str, Any], folder: Path, png: bool) -> None:
+    from attnscope.pages.curvature_page import write_figures
+    from attnscope.pages.raster import browser, to_png
+
+    written = write_figures(portrait, folder)
+    _say(f"{len(written)} figures written to {folder}")
+    program = browser() if png else None
+    if png and program is None:
+        _say("no PNG: there is no Chromium on the path")
+    for file in written if program else ():
+        if program and to_png(file, program) is None:
+            _say(f"{program} made no PNG of {file}")
 
 
 def _open(path: Path) -> None:

@@ -12,6 +12,7 @@ sees one vector of the range of H_b. The signs are fresh, so the estimate is unb
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from attnscope.curvature.coupling import Coupling, Floats, both_sides, from_squares
-from attnscope.curvature.estimate import Sums
+from attnscope.curvature.estimate import Estimate, Sums
 from attnscope.curvature.operator import BlockOperator, Probes, Request
 from attnscope.curvature.ranges import Range
 
@@ -238,8 +239,28 @@ class Deflation:
     def result(self, n_probes: int) -> Coupling:
         """Norms, coupling and traces as known now."""
         mean, stderr = self.squares()
-        traces = {name: sums.estimate() for name, sums in self.traces.items()}
+        traces = {
+            name: moderated_trace(self.traces[name], float(mean[row, row])) for row, name in enumerate(self.names)
+        }
         return from_squares(self.names, mean, stderr, traces, n_probes, self.operator.rounding)
+
+
+def moderated_trace(samples: Sums, square: float, prior: float = 4.0) -> Estimate:
+    """A trace from a few samples, whose spread is moderated by what it can be at most.
+
+    The variance of `z^T A z` for random signs is at most `2 ||A||_F^2` (Hutchinson 1989). Two or three samples
+    tell their spread badly, and often far too small, so the bound counts as `prior` samples more.
+
+    Args:
+        samples: of `z^T A z`.
+        square: `||A||_F^2`.
+        prior: how many samples the bound is worth.
+    """
+    if samples.n == 0:
+        return samples.estimate()
+    told = max(samples.n - 1, 0)
+    spread = (samples.squares + prior * 2 * max(square, 0.0)) / (told + prior)
+    return Estimate(samples.mean, math.sqrt(spread / samples.n), samples.n)
 
 
 def _inner(one: Tensor, other: Tensor) -> float:

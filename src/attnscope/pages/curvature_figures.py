@@ -11,7 +11,7 @@ from attnscope.formats.numbers import typeset
 from attnscope.pages.drawing import Array
 from attnscope.pages.linkage import Join, average_linkage, leaves
 from attnscope.pages.scale import LOG, Scale
-from attnscope.pages.svg import Markup, element, line, picture, polyline, short, words
+from attnscope.pages.svg import Markup, element, line, picture, polyline, short, tooltip, words
 from attnscope.readings import Reading
 
 MOST_TITLES, MOST_BARS, DECADES = 2600, 16, 7
@@ -150,16 +150,16 @@ def mass_by_block(reading: Reading, blocks: Blocks) -> Markup:
     for slot, row in enumerate(chosen):
         y = top + pitch * slot
         parts.append(words(said[slot], left - 8, y + 12, anchor="end", class_="t mono"))
-        for end, colour in ((0, "s0"), (1, "s1")):
+        for end, colour in ((0, "top"), (1, "bottom")):
             length = span * float(values[end, row]) / most
-            title = element("title", f"{said[slot]}: {float(values[end, row]):.1%}")
+            title = tooltip(f"{said[slot]}: {float(values[end, row]):.1%}")
             parts.append(element(
                 "rect", title, x=left, y=y + 3 + 6.5 * end, width=max(length, 0.6), height=6, class_=f"share {colour}",
             ))
         parts.append(words(_percent(values[:, row]), left + span * float(values[:, row].max()) / most + 6, y + 12,
                            class_="t num"))
     bottom = top + pitch * len(chosen) + 16
-    for slot, (text, colour) in enumerate((("top eigenvector", "s0"), ("bottom eigenvector", "s1"))):
+    for slot, (text, colour) in enumerate((("top eigenvector", "top"), ("bottom eigenvector", "bottom"))):
         x = left + 130 * slot
         parts.append(element("rect", x=x, y=bottom - 8, width=12, height=7, class_=f"share {colour}"))
         parts.append(words(text, x + 17, bottom, class_="t dim"))
@@ -190,7 +190,7 @@ def mass_by_head(reading: Reading) -> Markup:
             for head in range(heads):
                 value = float(reading.values[end, row, head])
                 if np.isfinite(value):
-                    title = element("title", f"layer {reading.labels('layer')[row]}, head {head}: {value:.2%}")
+                    title = tooltip(f"layer {reading.labels('layer')[row]}, head {head}: {value:.2%}")
                     parts.append(element("rect", title, x=origin + cell * head, y=y, width=cell - 1.5,
                                          height=cell - 1.5, class_=scale.level(value)))
         for head in range(0, heads, 1 if cell >= 16 else 2):
@@ -271,10 +271,10 @@ def colours(scale: Scale, left: float, top: float, width: float) -> Markup:
 
 def _cell(scale: Scale, value: float, x: float, y: float, width: float, height: float, said: str) -> Markup:
     if not np.isfinite(value):
-        return element("rect", element("title", f"{said}: not known"), x=x, y=y, width=width - 2, height=height - 2,
+        return element("rect", tooltip(f"{said}: not known"), x=x, y=y, width=width - 2, height=height - 2,
                        class_="unknown")
     level = scale.level(value)
-    title = element("title", f"{said}: {typeset(value)}")
+    title = tooltip(f"{said}: {typeset(value)}")
     box = element("rect", title, x=x, y=y, width=width - 2, height=height - 2, class_=level)
     if width < 50:
         return box
@@ -299,7 +299,7 @@ def _pairs(
             x, y, size = left + cell * slot_x, top + cell * slot_y, cell - gap
             if len(order) ** 2 <= MOST_TITLES:
                 error = "" if reading.stderr is None else f" ± {typeset(float(reading.stderr[row, column]), digits=2)}"
-                title = element("title", f"{said[row]}, {said[column]}: {typeset(value)}{error}")
+                title = tooltip(f"{said[row]}, {said[column]}: {typeset(value)}{error}")
                 parts.append(element("rect", title, x=x, y=y, width=size, height=size, class_=scale.level(value)))
             else:
                 paths.setdefault(scale.level(value), []).append(f"M{x:.4g} {y:.4g}h{size:.3g}v{size:.3g}h-{size:.3g}z")
@@ -319,7 +319,7 @@ def _band(
         level = "none" if layer is None else f"b{min(int(layer * 9 / (last + 1)), 8)}"
         x, y = (left, top + cell * slot) if upright else (left + cell * slot, top)
         width, height = (6.0, cell) if upright else (cell, 6.0)
-        title = element("title", "outside the layers" if layer is None else f"layer {layer}")
+        title = tooltip("outside the layers" if layer is None else f"layer {layer}")
         parts.append(element("rect", title, x=x, y=y, width=width, height=height, class_=f"band {level}"))
     return "".join(parts)
 

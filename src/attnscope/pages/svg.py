@@ -30,6 +30,11 @@ def words(
     )
 
 
+def tooltip(said: object) -> Markup:
+    """What is said when the pointer rests on an element, as its first child; user text is inert in it."""
+    return element("title", escape(printable(str(said))))
+
+
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
     """A straight line."""
     return element("path", d=f"M{_number(x1)} {_number(y1)}L{_number(x2)} {_number(y2)}", class_=class_)

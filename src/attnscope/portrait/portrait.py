@@ -195,6 +195,8 @@ class _Work:
                 given += SHARES[name] / total
                 if not self.allowance.over(given):
                     steps[name](given)
+                elif not self.allowance.asked:
+                    self.notes.append(f"the budget ended before the {name}")
         self.readings |= tables.of_rank(self.readings)
         if not self.allowance.asked:
             self._stability()
