@@ -9,7 +9,8 @@ from attnscope import catalogue
 
 SOURCE = Path(__file__).parents[1] / "src" / "attnscope"
 FILES = sorted(SOURCE.rglob("*.py"))
-MEMBERS = [(family, name) for family in ("lenses", "faults", "rules", "studies") for name in catalogue.names(family)]
+FAMILIES = ("lenses", "run_lenses", "faults", "rules", "studies")
+MEMBERS = [(family, name) for family in FAMILIES for name in catalogue.names(family)]
 
 
 @pytest.mark.parametrize(("family", "name"), MEMBERS, ids=lambda part: str(part))

@@ -24,12 +24,15 @@ import torch
 from torch import Tensor, nn
 
 from attnscope import catalogue
-from attnscope.lenses import EFFORTS, Lens
+from attnscope.lenses import EFFORTS, Lens, RunLens
 from attnscope.probe import Probe
-from attnscope.readings import OK, Reading
+from attnscope.readings import NOT_APPLICABLE, OK, Reading
+from attnscope.record import Run
 
+_OF_A_LENS = ("Measures", "Reading it", "Shapes", "Cost", "Reference")
 SECTIONS = {
-    "lenses": ("Measures", "Reading it", "Shapes", "Cost", "Reference"),
+    "lenses": _OF_A_LENS,
+    "run_lenses": _OF_A_LENS,
     "rules": (
         "What it means", "Why it matters", "Evidence required", "When it is a false alarm", "How to confirm",
         "What to try",
@@ -116,6 +119,30 @@ def check_lens(lens: Lens, make_probe: MakeProbe) -> Reading:
     return reading
 
 
+def check_run_lens(lens: RunLens, run: Run) -> Reading:
+    """Every promise of a lens over a run: it reads the record and leaves it, repeats, and says what it lacks.
+
+    Args:
+        lens: as it is to be used, with its settings.
+        run: a run that holds what it needs.
+
+    Returns:
+        the reading, for further checks.
+
+    Raises:
+        ContractError: a promise is broken.
+    """
+    empty = lens.measure(Run())
+    _require(empty.status == NOT_APPLICABLE and bool(empty.note), f"{lens.name}: an empty run must be refused in words")
+    before = {step: dict(run.at(step)) for step in run.steps}
+    reading = lens.measure(run)
+    _require(before == {step: dict(run.at(step)) for step in run.steps}, f"{lens.name} changed the run")
+    check_reading(lens, reading)
+    check_round_trip(reading)
+    _require(_comparable(reading) == _comparable(lens.measure(run)), f"{lens.name} gives another reading when repeated")
+    return reading
+
+
 def check_facts(lens: Lens) -> None:
     """The class says its unit, dims, needs and effort, in known words."""
     name = type(lens).__name__
@@ -125,7 +152,7 @@ def check_facts(lens: Lens) -> None:
     _require(lens.effort in EFFORTS, f"{name}.effort is {lens.effort!r}; known are {EFFORTS}")
 
 
-def check_reading(lens: Lens, reading: Reading) -> None:
+def check_reading(lens: Lens | RunLens, reading: Reading) -> None:
     """The reading is what the class declares: name, dims, unit, settings; a reason when there are no numbers."""
     _require(reading.lens == lens.name, f"the reading says it is by {reading.lens!r}, not {lens.name!r}")
     _require(reading.dims == lens.dims, f"{lens.name} declares dims {lens.dims} and gives {reading.dims}")

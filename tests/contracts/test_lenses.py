@@ -15,10 +15,21 @@ from torch import nn
 import small_probes
 from attnscope import catalogue
 from attnscope.anatomy.trace import trace
+from attnscope.case import Case
 from attnscope.lenses import DEEP, Lens, RunLens
 from attnscope.probe import Probe
 from attnscope.readings import NOT_APPLICABLE, OK, Reading
-from attnscope.testing import ContractError, check_docstring, check_lens, check_member, check_reading, check_round_trip
+from attnscope.record import Run
+from attnscope.testing import (
+    ContractError,
+    check_docstring,
+    check_lens,
+    check_member,
+    check_reading,
+    check_round_trip,
+    check_run_lens,
+)
+from attnscope.training import train
 
 NAMES = catalogue.names("lenses")
 SMALLER = {"n_probes": 3, "max_steps": 5, "n_steps": 3, "points": 21}
@@ -150,3 +161,19 @@ def test_the_catalogue_tells_lenses_of_a_moment_from_lenses_of_a_run() -> None:
     assert not moments & (runs | {"over_runs"})
     assert all(issubclass(catalogue.load("lenses", name), Lens) for name in moments)
     assert all(issubclass(catalogue.load("run_lenses", name), RunLens) for name in runs)
+
+
+@pytest.fixture(scope="module")
+def short_run() -> Run:
+    """A few steps of a small model, with the readings that lenses of a run ask for."""
+    needed = {lens for name in catalogue.names("run_lenses") for lens in catalogue.load("run_lenses", name).needs}
+    probe = small_probes.probe("han")
+    case = Case(probe.model, probe.batches, probe.loss, probe.forward, probe.optimizer, probe.expects)
+    return train(case, 5, lenses=sorted(needed), every=1)
+
+
+@pytest.mark.parametrize("name", catalogue.names("run_lenses"))
+def test_a_lens_of_a_run_keeps_its_promises(name: str, short_run: Run) -> None:
+    check_member("run_lenses", name)
+    reading = check_run_lens(catalogue.load("run_lenses", name)(), short_run)
+    assert np.isfinite(reading.values).any()

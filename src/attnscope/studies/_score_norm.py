@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from attnscope.lenses._free_keys import identity_norm
 from attnscope.models.bag_of_words_descent import Descent
 
 Array = npt.NDArray[np.float64]
+
+__all__ = ["Recorded", "balance_drift", "identity_norm", "record", "relative_deviation"]
 
 
 @dataclass
@@ -42,30 +45,6 @@ def record(descent: Descent, epochs: int, words: Iterable[int], every: int = 10)
         if (epoch + 1) % every == 0:
             keep()
     return Recorded(descent, losses, np.array(scores), np.array(norms), every)
-
-
-def identity_norm(
-    scores: Array,
-    m: float | Array,
-    *,
-    start_score: float | Array = 0.0,
-    start_norm: float | Array = 0.0,
-    rate_ratio: float = 1.0,
-) -> Array:
-    """||q|| ||v|| that the identity gives for a score.
-
-    [s + exp(s) / m] since the start = rate_ratio / 2 [||q||^2 ||v||^2] since the start, where `rate_ratio` is
-    the keys' learning rate over the embeddings' (1 in the paper, arXiv:2011.10036, section 3).
-
-    Args:
-        scores: any shape.
-        m: words beside the topic word in a sentence (or the mean of it, per word).
-        start_score: score at the start.
-        start_norm: ||q|| ||v|| at the start.
-        rate_ratio: see above.
-    """
-    risen = (scores - start_score) + (np.exp(scores) - np.exp(start_score)) / m
-    return np.asarray(np.sqrt((2 * risen / rate_ratio + np.square(start_norm)).clip(min=0)))
 
 
 def relative_deviation(run: Recorded, m: float | Array, rate_ratio: float = 1.0) -> Array:
