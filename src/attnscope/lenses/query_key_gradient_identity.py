@@ -6,22 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 
-from attnscope.anatomy.blocks import Attention
 from attnscope.lenses import Lens
-from attnscope.lenses._factors import (
-    THRESHOLDS,
-    Factors,
-    Form,
-    head_groups,
-    is_projected,
-    precision_of,
-    product_forms,
-    residual,
-    worst,
-)
+from attnscope.lenses._factors import THRESHOLDS, Factors, is_projected, precision_of, worst
 from attnscope.lenses._premises import acts_linearly, used_elsewhere
+from attnscope.lenses._query_key_identity import identity_of
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
@@ -65,7 +54,8 @@ class QueryKeyGradientIdentity(Lens):
             if why:
                 skipped[attention.name] = why
                 continue
-            row, forms[attention.name] = _layer(attention, factors, precision)
+            identity = identity_of(attention, factors, precision)
+            row, forms[attention.name] = identity.residuals, identity.form
             why = _unfounded(probe, factors, index) if worst(row) > THRESHOLDS[precision] else ""
             if why:
                 skipped[attention.name] = why
@@ -116,37 +106,3 @@ def _unfounded(probe: Probe, factors: Factors, index: int) -> str:
     if used_elsewhere(probe, attention, ("query", "key"), step):
         return "queries or keys are used outside the scores, too"
     return ""
-
-
-def _layer(attention: Attention, factors: Factors, precision: str) -> tuple[list[float], str]:
-    """The residual of every key head, and the form of the identity that was used."""
-    forms = product_forms("rotary" in attention.positions)
-    best: tuple[list[float], str] | None = None
-    for grouping in head_groups(attention):
-        for name, form in forms.items():
-            row = [_head(attention, factors, head, group, form, precision) for head, group in enumerate(grouping)]
-            if best is None or worst(row) < worst(best[0]):
-                best = row, name
-            if worst(row) <= THRESHOLDS[precision]:
-                return row, name
-    return best if best is not None else ([], "")
-
-
-def _head(
-    attention: Attention,
-    factors: Factors,
-    head: int,
-    group: list[int],
-    form: Form,
-    precision: str,
-) -> float:
-    key = factors.head(attention, "key", head)
-    queries = [factors.head(attention, "query", query) for query in group]
-    if key is None or any(query is None for query in queries):
-        return float("nan")
-    left = sum((form(query.weight @ query.gradient.T) for query in queries if query is not None), torch.zeros(()))
-    right = form(key.gradient @ key.weight.T)
-    if left.shape != right.shape:
-        return float("nan")
-    size = max(key.size, *(query.size for query in queries if query is not None))
-    return residual(left, right, size, precision)
