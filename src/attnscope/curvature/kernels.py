@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from attnscope.curvature.cross_entropy import LeanCrossEntropy
 from attnscope.errors import CaseError
 
 
@@ -40,7 +41,8 @@ def twice_differentiable(
     """Chooses kernels that have a double backward.
 
     Attention runs in the math backend, recurrent layers without cuDNN (and LSTM without oneDNN), the
-    transformer fast path, `torch.compile`, autocast and inference mode are off, and TF32 is not used. The
+    transformer fast path, `torch.compile`, autocast and inference mode are off, and TF32 is not used. Cross-entropy
+    has its derivatives written down, which saves memory. The
     default dtype is the probe's, because a model that makes tensors in `forward` (an initial state, say)
     makes them in the default dtype.
 
@@ -67,6 +69,7 @@ def twice_differentiable(
             # oneDNN's LSTM has a backward but no double backward; other layers are faster with oneDNN.
             set_flags: Callable[[bool], tuple[bool, ...]] = torch.backends.mkldnn.set_flags
             stack.callback(set_flags, set_flags(False)[0])
+        stack.enter_context(LeanCrossEntropy())
         try:
             torch.backends.mha.set_fastpath_enabled(False)
             torch.set_float32_matmul_precision("highest")
