@@ -24,6 +24,7 @@ from planting.controls import CONTROLS, Control
 from planting.pages import controls_page
 
 from attnscope.examine import diagnose
+from attnscope.lenses import EFFORTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,9 +33,12 @@ def main() -> int:
     """Runs the selected controls; writes the page and the JSON when all were run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--select", default="", help="only controls whose group and name hold this")
-    parser.add_argument("--effort", default="standard", help="light, standard or deep")
+    parser.add_argument("--effort", default="standard", choices=EFFORTS, help="of the diagnosis")
+    parser.add_argument("--page", action="store_true", help="write the page from the stored answers and stop")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    if chosen.page:
+        return written()
     wanted = [control for control in CONTROLS if chosen.select in f"{control.group}: {control.name}"]
     start = time.perf_counter()
     rows = []
@@ -54,10 +58,24 @@ def main() -> int:
             "seconds": round(time.perf_counter() - start),
             "rows": rows,
         }
-        path = ROOT / "benchmarks" / "negative_controls.json"
-        path.write_text(json.dumps(data, indent=0) + "\n", encoding="utf-8")
-        (ROOT / "docs" / "negative_controls.md").write_text(controls_page(data), encoding="utf-8")
+        rows_text = ",\n".join(json.dumps(row) for row in data.pop("rows"))
+        results(chosen.effort).write_text(f'{json.dumps(data)[:-1]}, "rows": [\n{rows_text}\n]}}\n', encoding="utf-8")
+        written()
     return 1 if alarms else 0
+
+
+def results(effort: str) -> Path:
+    """Where the answers at an effort are kept."""
+    return ROOT / "benchmarks" / f"negative_controls_{effort}.json"
+
+
+def written() -> int:
+    """The page, from the stored answers."""
+    runs = [
+        json.loads(results(effort).read_text(encoding="utf-8")) for effort in EFFORTS if results(effort).exists()
+    ]
+    (ROOT / "docs" / "negative_controls.md").write_text(controls_page(runs), encoding="utf-8")
+    return 0
 
 
 def answered(control: Control, effort: str = "standard") -> dict[str, Any]:

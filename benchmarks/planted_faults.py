@@ -2,6 +2,7 @@
 
     python benchmarks/planted_faults.py                        all of it, and writes docs/planted_faults.md
     python benchmarks/planted_faults.py --select mask --seed 1  some of it, printed only
+    python benchmarks/planted_faults.py --seed 2                all of it with another seed; the page tells it, too
     python benchmarks/planted_faults.py --held-out              the mistakes that no rule was developed on
     python benchmarks/planted_faults.py --page                  writes the page again from the stored rows
 
@@ -30,8 +31,9 @@ from planting.pages import planted_page
 from planting.planted import Row, examined, plain
 
 ROOT = Path(__file__).parents[1]
-DEVELOPED = ROOT / "benchmarks" / "planted_faults.json"
-HELD_OUT = ROOT / "benchmarks" / "planted_held_out.json"
+RESULTS = ROOT / "benchmarks"
+DEVELOPED = RESULTS / "planted_faults.json"
+HELD_OUT = RESULTS / "planted_held_out.json"
 
 
 def main() -> int:
@@ -72,7 +74,8 @@ def main() -> int:
             "seconds": round(seconds),
             "rows": [plain(row) for row in rows],
         }
-        stored(HELD_OUT if chosen.held_out else DEVELOPED, data)
+        path = HELD_OUT if chosen.held_out else DEVELOPED
+        stored(path if chosen.seed == 0 else path.with_stem(f"{path.stem}_seed_{chosen.seed}"), data)
         return written()
     return 0
 
@@ -89,8 +92,10 @@ def stored(path: Path, data: dict[str, Any]) -> None:
 
 def written() -> int:
     """The page, from the stored rows."""
+    others = sorted(RESULTS.glob("planted_faults_seed_*.json"))
     data = [json.loads(path.read_text(encoding="utf-8")) for path in (DEVELOPED, HELD_OUT) if path.exists()]
-    (ROOT / "docs" / "planted_faults.md").write_text(planted_page(*data), encoding="utf-8")
+    seeds = [json.loads(path.read_text(encoding="utf-8")) for path in others]
+    (ROOT / "docs" / "planted_faults.md").write_text(planted_page(*data, seeds=seeds), encoding="utf-8")
     return 0
 
 

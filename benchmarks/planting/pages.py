@@ -10,7 +10,7 @@ from planting.reasons import reason_for
 Data = Mapping[str, Any]
 
 
-def planted_page(developed: Data, held_out: Data | None = None) -> str:
+def planted_page(developed: Data, held_out: Data | None = None, seeds: Sequence[Data] = ()) -> str:
     """`docs/planted_faults.md`."""
     lines = [
         "# Planted faults",
@@ -42,6 +42,10 @@ def planted_page(developed: Data, held_out: Data | None = None) -> str:
             )
             + f"Now: **{_found(held_out['rows'])}**. {_run(held_out)}",
         ]
+    for other in seeds:
+        missed = ", ".join(f"`{_name(row)}`" for row in other["rows"] if row["error"] or not row["found"])
+        told = f"{_run(other)} Missed: {missed or 'none'}."
+        lines += ["", f"The same with another seed: **{_found(other['rows'])}**. {told}"]
     lines += [
         "",
         "Negative controls are in [negative_controls.md](negative_controls.md).",
@@ -98,33 +102,49 @@ def _every_case(rows: Sequence[Data]) -> list[str]:
     return [*head, *(_planted_row(row) for row in rows)]
 
 
-def controls_page(data: Data) -> str:
-    """`docs/negative_controls.md`."""
-    rows: list[Data] = data["rows"]
-    alarms = [row for row in rows if row["alarms"] or row["error"]]
+def controls_page(runs: Sequence[Data]) -> str:
+    """`docs/negative_controls.md`, from one run per effort."""
     lines = [
         "# Negative controls",
         "",
-        "Made by `python benchmarks/negative_controls.py`; do not edit. Healthy small models, and changes that leave",
-        "the function or the health of a model as it was. A finding that is a warning or an error is a false alarm.",
-        "Notes are allowed; their number is given.",
+        "Made by `python benchmarks/negative_controls.py` and the same with `--effort deep`; do not edit. Healthy",
+        "small models, and changes that leave the function or the health of a model as it was. A finding that is a",
+        "warning or an error is a false alarm. Notes are allowed; their number is given.",
         "",
-        f"**{len(rows) - len(alarms)} of {len(rows)} controls are silent.** Effort {data['effort']}, torch "
-        f"{data['torch']}, {data['seconds']} s on one core.",
-        "",
-        "| control | case | findings | notes |",
-        "|---|---|---:|---:|",
     ]
-    for row in rows:
-        said = row["error"] or (f"{len(row['alarms'])}: {'; '.join(row['alarms'])}" if row["alarms"] else "0")
-        lines.append(f"| {row['group']} | {row['name']} | {said} | {len(row['notes'])} |")
+    for data in runs:
+        rows = data["rows"]
+        silent = sum(not (row["alarms"] or row["error"]) for row in rows)
+        lines.append(
+            f"- effort {data['effort']}: **{silent} of {len(rows)} controls are silent** (torch {data['torch']}, "
+            f"{data['seconds']} s on one core)"
+        )
+    efforts = [data["effort"] for data in runs]
+    lines += ["", f"| control | case | {' | '.join(f'findings, {effort} | notes' for effort in efforts)} |"]
+    lines.append(f"|---|---|{'---:|---:|' * len(efforts)}")
+    by_name = [{(row["group"], row["name"]): row for row in data["rows"]} for data in runs]
+    for group, name in by_name[0]:
+        cells = [cell for found in by_name for cell in _control_cells(found.get((group, name)))]
+        lines.append(f"| {group} | {name} | {' | '.join(cells)} |")
     lines += ["", "## False alarms, and why", ""]
-    for row in alarms:
-        reason = reason_for(f"{row['group']}: {row['name']}")
-        lines.append(f"- *{row['group']}: {row['name']}*: {reason}.")
+    alarms = [(data["effort"], row) for data in runs for row in data["rows"] if row["alarms"] or row["error"]]
+    for effort, row in alarms:
+        name = f"{row['group']}: {row['name']}"
+        lines.append(f"- *{name}* (effort {effort}): {reason_for(name)}.")
     if not alarms:
         lines.append("None.")
     return "\n".join([*lines, ""])
+
+
+def _control_cells(row: Data | None) -> tuple[str, str]:
+    if row is None:
+        return "-", "-"
+    said = row["error"] or (f"{len(row['alarms'])}: {'; '.join(row['alarms'])}" if row["alarms"] else "0")
+    return said, str(len(row["notes"]))
+
+
+def _name(row: Data) -> str:
+    return f"{row['kind']}/{row['model']}/{row['variant']}".replace(" ", "-")
 
 
 def _count(rows: Iterable[Data], line: str) -> int:
@@ -146,7 +166,7 @@ def _failures(rows: Sequence[Data]) -> list[str]:
     """One line for each case that was missed, crashed, or named at a wrong place or line."""
     told = []
     for row in rows:
-        name = f"{row['kind']}/{row['model']}/{row['variant']}".replace(" ", "-")
+        name = _name(row)
         if row["error"] or not row["found"]:
             told.append(f"- `{name}` missed: {reason_for(name)}.")
         elif not row["place"]:

@@ -6,9 +6,9 @@ import itertools
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from attnscope.pages.page import report
 
 LAYER = 1  # where a fault with a layer is planted
 EXAMINED = 3  # batches that the diagnosis is given
+TESTED = 16  # held-out batches that the accuracy is measured on
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Demo:
     seed: int
     folder: Path
     console: Console
+    _held_out: list[Any] = field(default_factory=list, init=False)
 
     def run(self) -> bool:
         """Runs everything; whether the healthy copy stayed silent and the fault was named first, in its place.
@@ -63,7 +65,7 @@ class Demo:
             raise CaseError(f"no model {self.model!r}; the demo has {', '.join(_BUILDERS)}")
         started = time.perf_counter()
         steps = _STEPS[self.model] if self.steps is None else self.steps
-        clean = _BUILDERS[self.model](self.seed)
+        clean, self._held_out = _BUILDERS[self.model](self.seed)
         planted = self._fault(clean)
         label, injected = planted.label(clean), planted.inject(clean)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,10 @@ class Demo:
                 progress(step + 1, steps, "")
         optimizer.zero_grad()
         case.model.eval()
-        self.console.print(f"{case.name:>10}: trained, last loss {loss.item():.3f}")
+        said = f"last loss {loss.item():.2f}"
+        if self._held_out:
+            said += f", {_accuracy(case, self._held_out):.0%} of held-out reviews right"
+        self.console.print(f"{case.name:>10}: trained, {said}")
 
     @contextmanager
     def _bar(self, what: str) -> Iterator[Callable[[int, int, str], None]]:
@@ -166,8 +171,16 @@ def _first_line(member: Any) -> str:
     return (member.__doc__ or "").strip().splitlines()[0]
 
 
-def _distilbert(seed: int) -> Case:
-    """A pre-trained six-layer encoder, to be fine-tuned on one-sentence movie reviews."""
+@torch.no_grad()
+def _accuracy(case: Case, batches: Sequence[Any]) -> float:
+    """The share of labels that the largest logit names."""
+    outputs = [((case.forward or default_forward)(case.model, batch), batch) for batch in batches]
+    hits = torch.cat([(output.logits.argmax(-1) == batch["labels"]).float() for output, batch in outputs])
+    return float(hits.mean())
+
+
+def _distilbert(seed: int) -> tuple[Case, list[Any]]:
+    """A pre-trained six-layer encoder, to be fine-tuned on one-sentence movie reviews, and held-out ones."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from attnscope.models.distilbert import Distilbert, weights_folder
     from attnscope.tasks.movie_reviews import MovieReviews, reviews_file
@@ -179,27 +192,27 @@ def _distilbert(seed: int) -> Case:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = Distilbert(pretrained=True, seed=seed).build()
     task = MovieReviews(max_length=32, seed=seed)
-    train, _ = task.read()
-    batches = list(itertools.islice(task.batches(train, AutoTokenizer.from_pretrained(folder)), 64))
-    return Case(model, batches, optimizer=_adamw(model, 5e-5), max_batches=64)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    train, test = (list(itertools.islice(task.batches(rows, tokenizer), 64)) for rows in task.read())
+    return Case(model, train, optimizer=_adamw(model, 2e-4), max_batches=64), test[:TESTED]
 
 
-def _gpt(seed: int) -> Case:
+def _gpt(seed: int) -> tuple[Case, list[Any]]:
     """A small causal model, to be trained from scratch to repeat a phrase."""
     task = catalogue.load("tasks", "copying")(seed=seed)
     torch.manual_seed(seed)
     model = catalogue.load("models", "gpt")(**task.sizes)
     batches = [task.batch(number) for number in range(_STEPS["gpt"])]
     expects = dict(task.expects)
-    return Case(model, batches, optimizer=_adamw(model, 3e-3), expects=expects, max_batches=len(batches))
+    return Case(model, batches, optimizer=_adamw(model, 3e-3), expects=expects, max_batches=len(batches)), []
 
 
 def _adamw(model: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
 
 
-_BUILDERS: dict[str, Callable[[int], Case]] = {"distilbert": _distilbert, "gpt": _gpt}
-_STEPS = {"distilbert": 24, "gpt": 250}
+_BUILDERS: dict[str, Callable[[int], tuple[Case, list[Any]]]] = {"distilbert": _distilbert, "gpt": _gpt}
+_STEPS = {"distilbert": 40, "gpt": 250}
 _DESCRIPTIONS = {
     "distilbert": "DistilBERT with pre-trained weights, fine-tuned on real movie reviews",
     "gpt": "a small GPT, trained from scratch on a generated language",

@@ -93,7 +93,7 @@ def _moved(examination: Examination) -> list[Suspect]:
     return [
         Suspect(
             kind="examples_mixed",
-            place="model",
+            place=f"L{first.layer}.heads",
             evidence=(Evidence(said, "other_example", moved, 0.0, True),),
             confidence=0.9,
             source=first_source(first.score_step, first.softmax),

@@ -121,7 +121,7 @@ def _moved(examination: Examination) -> list[Suspect]:
     return [
         Suspect(
             kind="future_leak",
-            place="model",
+            place=f"L{first.layer}.mask",
             evidence=(Evidence(said, "future_token", moved, 0.0, True),),
             confidence=0.9,
             source=first_source(*first.mask, first.softmax, first.score_step),
