@@ -6,6 +6,7 @@ import torch
 
 from attnscope.anatomy.blocks import Block, ParameterSlice, Role
 from attnscope.curvature.combined import Joined
+from attnscope.curvature.coupling import coupling, row_norms
 from attnscope.curvature.hessian import Hessian
 from attnscope.curvature.hutchinson import diagonal, trace
 from reference.dense_curvature import DenseOperator, dense_hessian
@@ -69,3 +70,28 @@ def test_joined_blocks_are_the_same_matrix(heads):
     where = torch.cat([torch.arange(dense.sizes["L0H0.Q"]) + dense.place[name].start for name in some.parts])
     vector = vector[: some.sizes["all"]]
     torch.testing.assert_close(some.own("all", vector), dense.matrix[where][:, where] @ vector)
+
+
+def test_rows_of_heads_cost_what_projections_cost(heads):
+    operator, dense = heads
+    groups = {"Q": GROUPS[0], "K": GROUPS[1], "V": GROUPS[2]}
+    row_norms(operator, groups, n_probes=2)
+    assert operator.n_products == 2 * 3
+    runs = [row_norms(dense, groups, n_probes=8, seed=seed) for seed in range(200)]
+    squares = np.stack([run.norms**2 for run in runs])
+    for column, group in enumerate(groups.values()):
+        for row, name in enumerate(dense.names):
+            truth = sum(float(dense.block(name, member).square().sum()) for member in group)
+            assert squares[:, row, column].mean() == pytest.approx(
+                truth, abs=4 * squares[:, row, column].std() / 200**0.5 + 1e-12
+            )
+    with pytest.raises(ValueError, match="at least 2"):
+        row_norms(dense, groups, n_probes=1)
+
+
+def test_each_pair_once_is_unbiased_too(heads):
+    _, dense = heads
+    squares = np.stack([coupling(dense, n_probes=4, seed=seed, once=True).norms ** 2 for seed in range(300)])
+    truth = np.array([[float(dense.block(a, b).square().sum()) for b in dense.names] for a in dense.names])
+    error = 4 * squares.std(0) / 300**0.5 + 1e-12
+    assert (np.abs(squares.mean(0) - truth) <= error).all()
