@@ -287,7 +287,7 @@ class InputTensor:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Where the attention is, and what every parameter is for. Plain data; `str` prints the tree.
+    """Where the attention is, and what every parameter is for. Plain data; `str` prints a line per attention.
 
     Attributes:
         model_class: the (unwrapped) model's class name.
@@ -311,6 +311,18 @@ class Anatomy:
     n_operations: int = 0
     seconds: float = 0.0
     forward_seconds: float = 0.0
+
+    def __str__(self) -> str:
+        """A line per attention; `attnscope trace` draws the whole tree."""
+        lines = [f"{self.model_class}: {len(self.attentions)} attentions, {len(self.blocks)} parameter blocks"]
+        for item in self.attentions:
+            mask = "+".join(step.op for step in item.mask) or "no mask"
+            scale = "unscaled" if item.scale is None else f"scale {item.scale:.3g}"
+            positions = ", ".join(item.positions) or "no positions"
+            heads = f"{item.n_heads} {'head' if item.n_heads == 1 else 'heads'}"
+            parts = (f"{item.form.value} {item.kind.value}", heads, scale, mask, positions)
+            lines.append(f"  L{item.layer} {item.module or '(the model)'}: {', '.join(parts)}")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def block(self, name: str) -> Block:
         """The block of that name.
