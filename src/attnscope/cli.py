@@ -25,14 +25,14 @@ app = typer.Typer(
     help="Finds the attention in any PyTorch model and names what is wrong with it.\n\n"
     "Start with `attnscope demo`, then `attnscope check FILE.py:FACTORY` on your own model: FACTORY is a "
     "function without arguments that returns attnscope.Case(model, batches, loss=...).\n\n"
-    "Exit codes: 0 nothing found, 1 findings at or above --fail-on, 2 a usage or internal error.",
+    "Exit codes: 0 nothing found, 1 findings at or above --fail-on, 2 a usage or internal error, 130 stopped (Ctrl-C).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-FOUND, USAGE = 1, 2
+FOUND, USAGE, INTERRUPTED = 1, 2, 130
 
 
 class Effort(StrEnum):
@@ -154,6 +154,8 @@ def check(
         _say(f"diagnosis written to {diagnosis.save(save)}")
     if html is not None:
         _write_report(diagnosis, html)
+    if diagnosis.interrupted:
+        raise typer.Exit(INTERRUPTED)
     if fail_on is not FailOn.never and diagnosis.at_least(fail_on.value):
         raise typer.Exit(FOUND)
 
@@ -362,6 +364,7 @@ def study(
     data: Annotated[Path | None, typer.Option(help="Folder with data of the study that come with nothing.")] = None,
     format: Annotated[str, typer.Option("--format", help="`text`, `json` or `markdown`.")] = "text",
     html: Annotated[Path | None, typer.Option(help="Also write the claims and curves as one offline page.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the parts of the study.")] = 1,
     figures: Annotated[
         Path | None, typer.Option(help="Also write each figure as an SVG file into this folder; Markdown shows them.")
     ] = None,
@@ -387,7 +390,7 @@ def study(
         raise typer.BadParameter(f"{name} takes no --data")
     chosen = kind(data=data) if takes_data else kind()
     with _progress(quiet) as progress:
-        result = chosen.run(scale.value, progress)
+        result = chosen.run(scale.value, progress, workers)
     curves, drawn = [asdict(curve) for curve in result.curves], {}
     if figures is not None:
         from attnscope.pages.study_page import study_figures
