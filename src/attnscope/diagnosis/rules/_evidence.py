@@ -103,7 +103,7 @@ def block_with(anatomy: Anatomy, parameter: str) -> str:
 
 def shown(value: float) -> str:
     """A number for a sentence."""
-    return f"{value:.3g}"
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def block_named(anatomy: Anatomy, name: str) -> Block | None:
