@@ -140,7 +140,7 @@ def test_module_that_holds_the_network() -> None:
 
 
 def test_lightning_module() -> None:
-    lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
+    lightning = pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
 
     class Lit(lightning.LightningModule):
         def __init__(self, model: nn.Module) -> None:
