@@ -47,6 +47,7 @@ class Hessian(SweptOperator):
     Attributes:
         objective: the loss, its value, its gradient, how the data are cut and weighed.
         blocks, sizes: the blocks, and how many parameters each has.
+        mine: numbers of the pieces that this process adds up; all of them, unless processes share the work.
 
     Raises:
         CaseError: the model, batches, blocks or loss cannot be used; the message says which and why.
@@ -67,6 +68,7 @@ class Hessian(SweptOperator):
         self.keep = keep
         self.blocks = self.objective.blocks
         self.sizes = {name: block.numel for name, block in self.blocks.items()}
+        self.mine: Sequence[int] = range(len(self.objective.pieces))
         self._graphs: dict[int, Graph] = {}
         self._checked = False
 
@@ -96,13 +98,14 @@ class Hessian(SweptOperator):
     @property
     def held_at_once(self) -> int:
         """How many numbers of results are held together: one request's, unless graphs must be rebuilt."""
-        return 8 * sum(self.sizes.values()) if len(self.objective.pieces) > self.keep else 1
+        return 8 * sum(self.sizes.values()) if len(self.mine) > self.keep else 1
 
     def sweep(self, requests: Sequence[Request]) -> list[dict[str, Tensor]]:
         """The products of some requests, in one pass over the pieces."""
         results: list[dict[str, Tensor]] = [{} for _ in requests]
         with self.objective.computing():
-            for index, piece in enumerate(self.objective.pieces):
+            for index in self.mine:
+                piece = self.objective.pieces[index]
                 graph = self._graph(index)
                 for request, result in zip(requests, results, strict=True):
                     for name, vector in self._product(graph, request).items():
@@ -142,7 +145,7 @@ class Hessian(SweptOperator):
             refuse_cut_graphs(loss, graph.values())
             self._checked = True
         self.cost.graphs += 1 / len(pieces)
-        if index < self.keep:
+        if len(self._graphs) < self.keep:
             self._graphs[index] = graph
         return graph
 
