@@ -77,14 +77,14 @@ def _random(reading: Reading, name: str) -> list[float]:
 
 
 def measured(run: Run) -> dict[str, list[float]]:
-    """Quantity -> its values at every reading of one run."""
+    """Quantity -> its values at every reading of one run; the drift is the median of a layer's heads."""
     found: dict[str, list[float]] = {"balance_drift": [], "rank_beside_random": [], "rank_left": []}
     start: list[float] | None = None
     for step in run.steps:
         at = run.at(step)
         drift, spectrum = at["balance_drift"], at["query_key_spectrum"]
         if drift.ok:
-            found["balance_drift"] += [float(value) for value in drift.values.ravel() if np.isfinite(value)]
+            found["balance_drift"] += [float(np.nanmedian(row)) for row in drift.values if np.isfinite(row).any()]
         if spectrum.ok:
             ranks = _flat(spectrum.facts["effective_rank"])
             start = ranks if start is None else start

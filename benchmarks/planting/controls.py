@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attnscope.case import Case
+from attnscope.start import start_of
 from planting.families import LIBRARY, OWN, healthy_library, library_batch, library_case, own_case
 from planting.huggingface import train
 from planting.small import TASKS, healthy, small_case
@@ -192,6 +193,19 @@ def two_decays(model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
+def from_a_known_start(name: str, optimizer: Callable[[nn.Module], torch.optim.Optimizer], seed: int = 0) -> Case:
+    """A healthy training whose first weights were kept."""
+    kept: list[Any] = []
+    case, _ = small_case(name, seed=seed, prepare=lambda model: kept.append(start_of(model)), optimizer=optimizer)
+    case.start = kept[0]
+    return case
+
+
+def plain_descent(rate: float, decay: float = 0.0) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    """Gradient descent without momentum."""
+    return lambda model: torch.optim.SGD(model.parameters(), lr=rate, weight_decay=decay)
+
+
 def without_optimizer(case: Case) -> Case:
     """A checkpoint alone."""
     case.optimizer = None
@@ -324,6 +338,23 @@ CONTROLS: tuple[Control, ...] = (
         "optimiser",
         "gpt, plain gradient descent",
         lambda: small("gpt", optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)),
+    ),
+    *(
+        Control(
+            "known start",
+            f"{name}, plain descent, rate {rate:g}",
+            lambda name=name, rate=rate: from_a_known_start(name, plain_descent(rate)),
+        )
+        for name in ("encoder", "gpt", "rotary_decoder", "vit")
+        for rate in (0.05, 0.2)
+    ),
+    Control("known start", "gpt, weight decay 1e-3", lambda: from_a_known_start("gpt", plain_descent(0.1, 1e-3))),
+    Control(
+        "known start",
+        "encoder, AdamW with decay 0.1",
+        lambda: from_a_known_start(
+            "encoder", lambda model: torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
+        ),
     ),
     Control("dropout", "encoder, rate 0.1", lambda: small("encoder", sizes={"dropout": 0.1})),
     Control("dropout", "gpt, rate 0.1", lambda: small("gpt", sizes={"dropout": 0.1})),

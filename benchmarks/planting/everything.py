@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planting import data, masks, positions, projections, scores, updates
+from planting import balance, data, masks, positions, projections, scores, updates
 from planting.planted import Planted
 
 PLANTED: tuple[Planted, ...] = (
@@ -12,6 +12,7 @@ PLANTED: tuple[Planted, ...] = (
     *positions.PLANTED,
     *updates.PLANTED,
     *data.PLANTED,
+    *balance.PLANTED,
 )
 
 # Kinds of which nothing can be seen before training: exchanged layers of an untrained model are as good as any.
@@ -26,4 +27,6 @@ SEEN_ONLY_AFTER_TRAINING = {
     "learning rate out of line",
     "beyond the stability limit",
     "not registered",
+    "balance moves",
+    "decay eats the rank",
 }

@@ -1,4 +1,8 @@
-"""What healthy models measure: the ranges of `healthy.json`, made by `benchmarks/healthy_ranges.py`."""
+"""What healthy models measure.
+
+`healthy.json` is made by `benchmarks/healthy_ranges.py`; `healthy_runs.json`, over whole trainings, by
+`benchmarks/healthy_runs.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-_FILE = Path(__file__).parents[1] / "healthy.json"
+_FILES = {name: Path(__file__).parents[1] / f"{name}.json" for name in ("healthy", "healthy_runs")}
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,14 @@ def healthy(quantity: str) -> Range:
     """
     quantities = _quantities()
     if quantity not in quantities:
-        raise KeyError(f"no range for {quantity!r} in {_FILE.name}; run benchmarks/healthy_ranges.py")
+        raise KeyError(f"no range for {quantity!r}; run benchmarks/healthy_ranges.py or benchmarks/healthy_runs.py")
     entry = quantities[quantity]
     return Range(float(entry["lowest"]), float(entry["highest"]), int(entry["count"]))
 
 
 @cache
 def _quantities() -> dict[str, dict[str, float]]:
-    data = json.loads(_FILE.read_text(encoding="utf-8"))
-    found: dict[str, dict[str, float]] = data["quantities"]
+    found: dict[str, dict[str, float]] = {}
+    for path in _FILES.values():
+        found.update(json.loads(path.read_text(encoding="utf-8"))["quantities"])
     return found
