@@ -1,5 +1,6 @@
 """The fast algebra against autograd, the laws of the dynamics, the study, and bad input."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnscope import catalogue
+from attnscope.cli import main
 from attnscope.errors import CaseError
 from attnscope.models.bag_of_words_attention import HEADS, BagOfWordsAttention
 from attnscope.models.bag_of_words_descent import Descent
+from attnscope.studies import Part, Study, lu2021dynamics
+from attnscope.studies._dynamics_figures import histograms
 from attnscope.studies._score_norm import identity_norm
+from attnscope.studies._sentiment_dynamics import _without_sst
+from attnscope.studies._sentiment_words import Training, Words
 from attnscope.tasks.stanford_sentiment import StanfordSentiment
 from attnscope.tasks.topic_words import TopicWords
 from attnscope.tasks.word_bags import WordBags, bags
@@ -120,6 +126,54 @@ def test_smoke_scale_holds_without_any_data() -> None:
     assert any("SST" in reason for reason in result.skipped)
 
 
+class Few(Study):
+    """Two quick parts of the study."""
+
+    title = reference = "none"
+    name = "few"  # type: ignore[assignment]
+
+    def parts(self, scale: str) -> list[tuple[str, Callable[[], Part]]]:
+        return [("laws", lu2021dynamics._laws), ("no data", _without_sst)]
+
+
+def test_several_workers_find_the_same() -> None:
+    alone, seen = Few().run(), []
+    together = Few().run(workers=2, progress=lambda done, total, what: seen.append((done, total, what)))
+    assert together.claims == alone.claims
+    assert together.skipped == alone.skipped
+    assert seen[-1] == (2, 2, "done")
+    with pytest.raises(ValueError, match="at least 1, found 0"):
+        Few().run(workers=0)
+
+
+def test_histograms_count_every_word() -> None:
+    bag, *_ = bags(SMALL.splits())
+    descent = Descent(BagOfWordsAttention(len(bag.vocabulary), 4, "FC"), bag.counts, bag.labels)
+    for _ in range(20):
+        descent.step()
+    part = histograms("FC", descent, 8)
+    assert len(part.curves) == len(part.figures) == 4
+    for curve in part.curves:
+        n_words = 8 if "topic words" in curve.figure else len(bag.vocabulary) - 8
+        assert sum(curve.y) / 2 == n_words  # every bin is drawn with two corners
+
+
+def test_the_words_attended_to_most() -> None:
+    """By hand: `good` is pure and occurs twice, `film` is in every sentence."""
+    bag, *_ = bags([[("good film", 1), ("good old film", 1), ("bad film", 0), ("film old", 0)]])
+    held = Words(bag)
+    index = {word: bag.column(word) for word in ("good", "film", "old", "bad")}
+    assert [held.purity[index[word]] for word in index] == [1.0, 0.0, 0.0, 1.0]
+    scores = np.zeros((2, 4))
+    scores[0, index["film"]] = 1.0
+    scores[1, [index["good"], index["bad"]]] = 1.0, 2.0
+    descent = Descent(BagOfWordsAttention(4, 2, "FC"), bag.counts, bag.labels)
+    found = held.attended(Training(descent, descent, 0, 0, [0, 1], scores, scores))
+    assert found.purity.tolist() == [0.0, 0.75]
+    assert found.frequency.tolist() == [4.0, (2 + 2 + 1 + 4) / 4]
+    assert held.sentences_with("old") == [1, 3]
+
+
 class TestBadInput:
     def test_word_never_seen(self) -> None:
         bag, *_ = bags([[("good film", 1), ("bad film", 0)]])
@@ -143,6 +197,42 @@ class TestBadInput:
             (tmp_path / f"stsa.binary.{split}").write_bytes("1 caf\u00e9".encode("latin-1"))
         with pytest.raises(CaseError, match="not UTF-8"):
             StanfordSentiment(tmp_path).splits()
+
+    def test_label_that_training_never_shows(self) -> None:
+        with pytest.raises(CaseError, match=r"label 4 of 'a odd film' is none of .* labels \(0, 1\)"):
+            bags([[("good film", 1), ("bad film", 0)], [("a odd film", 4)]])
+
+    def test_empty_and_wordless_files(self, tmp_path: Path) -> None:
+        (tmp_path / "stsa.binary.train").write_text("\n")
+        with pytest.raises(CaseError, match="holds no sentences"):
+            StanfordSentiment(tmp_path).splits()
+        for split in ("train", "dev", "test"):
+            (tmp_path / f"stsa.binary.{split}").write_text("1 good film\n0 ...\n")
+        with pytest.raises(CaseError, match=r"sentence 1 has no words: '\.\.\.'"):
+            bags(StanfordSentiment(tmp_path).splits())
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"1 caf\xe9 film\n0 bad film\n", "not UTF-8 (byte 5)"),
+            (b"1 good film\n1 fine film\n", "one class only"),
+            (b"1 good film\n0 ...\n", "has no words"),
+        ],
+    )
+    def test_the_command_says_what_is_wrong(
+        self, content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """One line and exit code 2, before any time is spent on training."""
+        for split in ("train", "dev", "test"):
+            (tmp_path / f"stsa.binary.{split}").write_bytes(content)
+        monkeypatch.setattr("sys.argv", ["attnscope", "study", "lu2021dynamics", "--data", str(tmp_path), "--quiet"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert "Traceback" not in said
 
     def test_missing_and_malformed_files(self, tmp_path: Path) -> None:
         with pytest.raises(CaseError, match=r"cannot read .*stsa\.binary\.train"):

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from typing import Any, ClassVar
+
+import torch
 
 SCALES = ("smoke", "small", "paper")
 Progress = Callable[[int, int, str], None]
@@ -128,28 +132,28 @@ class Study(ABC):
         """The study's file name."""
         return type(self).__module__.rpartition(".")[2]
 
-    def run(self, scale: str = "smoke", progress: Progress | None = None) -> StudyResult:
+    def run(self, scale: str = "smoke", progress: Progress | None = None, workers: int = 1) -> StudyResult:
         """Measures every claim that the scale covers.
 
         Args:
             scale: `smoke` (seconds, CI), `small`, or `paper` (all figures, all seeds).
             progress: called with (done, total, what).
+            workers: processes that share the parts; the numbers do not depend on it.
 
         Raises:
-            ValueError: an unknown scale.
+            ValueError: an unknown scale, or no worker.
         """
         if scale not in SCALES:
             raise ValueError(f"scale must be one of {', '.join(SCALES)}, found {scale!r}")
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, found {workers}")
         started = time.perf_counter()
         parts = self.parts(scale)
         claims: list[Claim] = []
         curves: list[Curve] = []
         figures: dict[str, tuple[str, str]] = {}
         skipped: list[str] = []
-        for index, (what, part) in enumerate(parts):
-            if progress is not None:
-                progress(index, len(parts), what)
-            found = part()
+        for found in _in_turn(parts, progress) if workers == 1 else _side_by_side(parts, progress, workers):
             claims += found.claims
             curves += found.curves
             figures.update(found.figures)
@@ -179,3 +183,26 @@ class Part:
     curves: list[Curve] = field(default_factory=list)
     figures: dict[str, tuple[str, str]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+
+
+def _in_turn(parts: Sequence[tuple[str, Callable[[], Part]]], progress: Progress | None) -> Iterator[Part]:
+    for index, (what, part) in enumerate(parts):
+        if progress is not None:
+            progress(index, len(parts), what)
+        yield part()
+
+
+def _side_by_side(
+    parts: Sequence[tuple[str, Callable[[], Part]]], progress: Progress | None, workers: int
+) -> Iterator[Part]:
+    """The parts in their order, run by several processes; the last ones first, as they are the longest."""
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        running = {pool.submit(part): what for what, part in reversed(parts)}
+        try:
+            for done, future in enumerate(as_completed(running)):
+                if progress is not None:
+                    progress(done, len(parts), running[future])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        yield from (future.result() for future in reversed(running))

@@ -13,7 +13,9 @@ import numpy as np
 from attnscope.models.bag_of_words_attention import BagOfWordsAttention
 from attnscope.models.bag_of_words_descent import Descent
 from attnscope.studies import Claim, Curve, Part, Study, at_least, at_most, near
-from attnscope.studies._score_norm import balance_drift, identity_norm, record, relative_deviation
+from attnscope.studies._dynamics_about import ABOUT
+from attnscope.studies._dynamics_figures import histograms, traced_word
+from attnscope.studies._score_norm import Recorded, balance_drift, identity_norm, record, relative_deviation
 from attnscope.studies._sentiment_dynamics import sentiment_part
 from attnscope.tasks.topic_words import TopicWords
 from attnscope.tasks.word_bags import WordBags, bags
@@ -49,13 +51,16 @@ ABLATION_NORM = {
     ("TC", "KF"): 6.78,
     ("TC", "EF"): 0.275,
 }
+# Final score of a topic word in the authors' ablation figures, and what their histograms span (by eye).
+ABLATION_SCORE = {("FC", "full"): 3.73, ("TC", "full"): 3.50}
+HISTOGRAM_NOISE = 0.03
 EPOCHS = {
     "smoke": {"FC": 1500, "TC": 2600, "TL": 3200},
     "small": {"FC": 3000, "TC": 3000, "TL": 5000},
     "paper": {"FC": 5000, "TC": 5000, "TL": 5000},
 }
 N_DATA_SETS = {
-    "smoke": {"FC": 3, "TC": 3, "TL": 2},
+    "smoke": {"FC": 2, "TC": 2, "TL": 2},
     "small": {"FC": 12, "TC": 3, "TL": 3},
     "paper": {"FC": 12, "TC": 6, "TL": 6},
 }
@@ -74,6 +79,7 @@ class Lu2021dynamics(Study):
 
     title: ClassVar[str] = "On the Dynamics of Training Attention Models"
     reference: ClassVar[str] = "Lu, Mao, Nayak, ICLR 2021, arXiv:2011.10036"
+    about: ClassVar[str] = ABOUT
 
     def parts(self, scale: str) -> list[tuple[str, Callable[[], Part]]]:
         """Synthetic runs, exact laws, ablation, extensions, sentiment."""
@@ -87,6 +93,11 @@ class Lu2021dynamics(Study):
         return found
 
 
+def _extend(part: Part, more: Part) -> None:
+    part.curves += more.curves
+    part.figures.update(more.figures)
+
+
 def _bags(task: TopicWords) -> tuple[WordBags, ...]:
     """Train, validation, test over the whole vocabulary, topic words first."""
     train, valid, test = task.splits()
@@ -98,7 +109,7 @@ def _bags(task: TopicWords) -> tuple[WordBags, ...]:
 
 def _synthetic(head: str, scale: str) -> Part:
     part = Part(figures={"loss": ("epoch", "training loss"), "identity": ("score", "||q|| ||v||")})
-    losses, worst, separated, accuracy, conserved, attention, monotone = [], [], [], [], [], [], []
+    losses, worst, separated, accuracy, conserved, attention, monotone, noise = [], [], [], [], [], [], [], []
     epochs = EPOCHS[scale][head]
     for seed in range(N_DATA_SETS[scale][head]):
         task = TopicWords(seed=seed)
@@ -112,6 +123,7 @@ def _synthetic(head: str, scale: str) -> Part:
         topics = descent.scores[: len(task.topic_words())]
         others = descent.scores[len(task.topic_words()) :]
         separated.append(float(topics.min() - np.abs(others).max()))
+        noise.append(float(np.abs(others).max()))
         accuracy.append(descent.accuracy(test.counts, test.labels))
         conserved.append(float(abs(descent.scores.sum())))
         shares = descent.attention(train.counts)[:, : len(task.topic_words())]
@@ -119,6 +131,8 @@ def _synthetic(head: str, scale: str) -> Part:
         monotone.append(float((np.diff(run.scores, axis=0) > 0).mean()))
         if seed == 0:
             part.curves += _identity_curves(head, run.scores, run.norms, task.n_noise)
+            if epochs == 5000:
+                _extend(part, histograms(head, descent, len(task.topic_words())))
     mean = np.mean(losses, axis=0)
     part.curves += [
         Curve("loss", head, list(range(1, epochs + 1, 25)), mean[::25].tolist()),
@@ -149,6 +163,14 @@ def _synthetic(head: str, scale: str) -> Part:
                 "figure, histograms",
                 0.4,
                 min(separated),
+                f"{n_seeds}; each: {', '.join(f'{value:.2f}' for value in separated)}"
+                + ("; in the least of them the last topic is learnt only now" if head == "TL" else ""),
+            ),
+            at_most(
+                f"{head}: largest |score| of other words",
+                "figure, histograms",
+                HISTOGRAM_NOISE,
+                max(noise),
                 n_seeds,
             ),
             at_least(
@@ -261,7 +283,9 @@ def _ablation(head: str, scale: str) -> Part:
     part = Part(figures={f"ablation {head}": ("epoch", "training loss")})
     final: dict[str, float] = {}
     for arm in ("full", "KF", "EF"):
-        losses, norms = zip(*(_ablation_run(head, arm, epochs, seed) for seed in range(n_sets)), strict=True)
+        runs = [_ablation_run(head, arm, epochs, seed) for seed in range(n_sets)]
+        losses = [run.losses for run in runs]
+        norms, scores = [float(run.norms[-1, 0]) for run in runs], [float(run.scores[-1, 0]) for run in runs]
         loss = np.median(losses, axis=0)
         final[arm] = float(loss[-1])
         expected = ABLATION_LOSS[head, arm]
@@ -271,6 +295,7 @@ def _ablation(head: str, scale: str) -> Part:
                 f"ablation {head}", f"{arm}, authors' figure", list(expected), list(expected.values()), reference=True
             ),
         ]
+        _extend(part, traced_word(head, arm, runs[0]))
         # The full model's loss is either on its steep part or a number near zero; 10 % is asked of smooth curves.
         for epoch in (1000, 6000):
             if epoch <= epochs and arm != "full":
@@ -299,6 +324,16 @@ def _ablation(head: str, scale: str) -> Part:
                     0.15,
                 )
             )
+        if epochs == 6000 and (head, arm) in ABLATION_SCORE:
+            part.claims.append(
+                near(
+                    f"{head}-{arm}: score of a topic word at 6000",
+                    "authors' figure, ablation",
+                    ABLATION_SCORE[head, arm],
+                    float(np.median(scores)),
+                    0.15,
+                )
+            )
     lowest = final["full"] / min(final["KF"], final["EF"])
     bound = 0.5 if epochs == 6000 or head == "FC" else 1.0
     part.claims.append(
@@ -312,8 +347,8 @@ def _ablation(head: str, scale: str) -> Part:
     return part
 
 
-def _ablation_run(head: str, arm: str, epochs: int, seed: int) -> tuple[np.ndarray, float]:
-    """The loss at each epoch, and a topic word's final ||q|| ||v||."""
+def _ablation_run(head: str, arm: str, epochs: int, seed: int) -> Recorded:
+    """One run, with the first topic word recorded."""
     task = TopicWords(seed=seed)
     train, _, _ = _bags(task)
     model = BagOfWordsAttention(
@@ -324,13 +359,12 @@ def _ablation_run(head: str, arm: str, epochs: int, seed: int) -> tuple[np.ndarr
         train_keys=arm != "KF",
         train_embeddings=arm != "EF",
     )
-    run = record(Descent(model, train.counts, train.labels), epochs, words=[0])
-    return run.losses, float(run.norms[-1, 0])
+    return record(Descent(model, train.counts, train.labels), epochs, words=[0])
 
 
 def _extensions(scale: str) -> Part:
     """What the paper leaves open: a trainable query, and keys that learn at another rate than embeddings."""
-    epochs = 1500 if scale == "smoke" else 3000
+    epochs = 1200 if scale == "smoke" else 3000
     task = TopicWords(seed=0)
     train, _, _ = _bags(task)
     words = range(len(task.topic_words()))

@@ -61,7 +61,8 @@ def bags(splits: Sequence[Sequence[tuple[str, int]]], *, pad_to: int | None = No
             leaves padding out.
 
     Raises:
-        CaseError: no sentences, a sentence without words, one class only, or a sentence beyond `pad_to`.
+        CaseError: no sentences, a sentence without words, one class only, a label that training never shows,
+            or a sentence beyond `pad_to`.
     """
     if not splits or not splits[0]:
         raise CaseError("there are no training sentences")
@@ -70,8 +71,16 @@ def bags(splits: Sequence[Sequence[tuple[str, int]]], *, pad_to: int | None = No
         for index, sentence in enumerate(part):
             if not sentence:
                 raise CaseError(f"sentence {index} has no words: {split[index][0]!r}; leave it out")
-    if len({label for _, label in splits[0]}) < 2:
+    known = {label for _, label in splits[0]}
+    if len(known) < 2:
         raise CaseError("the training sentences have one class only; attention has nothing to tell apart")
+    for split in splits[1:]:
+        for text, label in split:
+            if label not in known:
+                raise CaseError(
+                    f"label {label} of {text[:40]!r} is none of the training sentences' labels "
+                    f"({', '.join(map(str, sorted(known)))})"
+                )
     vocabulary = tuple(dict.fromkeys(word for part in tokens for sentence in part for word in sentence))
     if pad_to is not None:
         longest = max(len(sentence) for part in tokens for sentence in part)
