@@ -15,8 +15,6 @@ REASONS: dict[str, str] = {
     "then spans the examples",
     "residual-dropped/hf-llama/*": "what uses the attention's output next is a normalisation module, and the line is "
     "inside that module",
-    "rotary-positions/hf-llama/sine-*": "the rule sees which sides are turned, not by which angle; the identity that "
-    "would show it (scores unchanged when all positions move together) is not measured",
     "rotary-positions/*": "the line is the score product in which the rotation is missed, not the call that "
     "misplaced it",
     "cache-position/*": "positions are counted in another function than the attention; the line is the score product "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Suspect
-from attnscope.diagnosis.rules._evidence import first_source
+from attnscope.diagnosis.rules._evidence import first_source, layer_fact, shown
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,9 @@ class RotaryMisapplied(Rule):
 
     **Why it matters** Attention loses the sense of distance, most of all beyond the lengths seen in training.
 
-    **Evidence required** The trace sees the rotation on the value, or on exactly one of query and key.
+    **Evidence required** The trace sees the rotation on the value, or on exactly one of query and key. Or, with
+    all tokens of the batch replaced by one, two query-key products at the same distance differ beyond rounding
+    in the first attention that has rotary positions: the sides are turned by different angles.
 
     **When it is a false alarm** Few published models turn values as well (and turn the output back).
 
@@ -28,6 +30,7 @@ class RotaryMisapplied(Rule):
     """
 
     code: ClassVar[str] = "POS404"
+    needs: ClassVar[tuple[str, ...]] = ("distance_scores",)
     alternatives: ClassVar[tuple[str, ...]] = ("values are turned and the output is turned back, on purpose",)
     remedies: ClassVar[tuple[str, ...]] = (
         "apply the rotation to queries and keys, with the same positions",
@@ -58,4 +61,27 @@ class RotaryMisapplied(Rule):
                     effects=("altered_gradient@" + layer + ".*",),
                 )
             )
-        return suspects
+        return suspects or _angles(examination)
+
+
+def _angles(examination: Examination) -> list[Suspect]:
+    """The rotation is on both sides, but the products do not depend on the distance alone."""
+    reading = examination.reading("distance_scores")
+    first = None if reading is None else reading.facts.get("first")
+    attention = next((item for item in examination.anatomy.attentions if item.layer == first), None)
+    if reading is None or attention is None:
+        return []
+    seen = float(reading.at(layer=attention.layer))
+    bound = float(layer_fact(reading, "tolerance", attention.layer) or 0.0)
+    said = f"with one token everywhere, query-key products at the same distance differ by {shown(seen)} of |q| |k|"
+    return [
+        Suspect(
+            kind="rotary_misapplied",
+            place=attention.site("positions"),
+            evidence=(Evidence(said, "distance_scores", seen, bound, True),),
+            confidence=0.95,
+            source=first_source(attention.score_step),
+            summary=f"L{attention.layer} does not turn queries and keys alike: scores depend on more than distance.",
+            effects=("wrong_cache_position@*", "positions_*@*"),
+        )
+    ]
