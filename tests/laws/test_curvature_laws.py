@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnscope.anatomy.blocks import Block, ParameterSlice, Role
+from attnscope.curvature.combined import Rescaled
 from attnscope.curvature.coupling import coupling
 from attnscope.curvature.hessian import Hessian
 from attnscope.curvature.hutchinson import trace
@@ -119,6 +120,16 @@ def test_coupling_is_blind_to_the_unit_of_the_loss(factor):
     one, other = coupling(operator(), n_probes=3), coupling(scaled, n_probes=3)
     assert np.allclose(other.norms, factor * one.norms, rtol=1e-8)
     assert np.allclose(other.ratios, one.ratios, rtol=1e-8)
+
+
+@SETTINGS
+@given(st.sampled_from(["L0.Q", "L0.V", "mlp", "classifier"]), st.sampled_from([1e-3, 0.25, 7.0, 1e3]))
+def test_coupling_is_blind_to_the_unit_of_a_block(name, unit):
+    """A block measured in another unit has other norms, and the same coupling."""
+    scales = {other: torch.full((size,), unit if other == name else 1.0) for other, size in operator().sizes.items()}
+    before, after = coupling(operator(), n_probes=3), coupling(Rescaled(operator(), scales), n_probes=3)
+    assert after.norm(name, name).value == pytest.approx(before.norm(name, name).value * unit**2, rel=1e-9)
+    assert np.allclose(after.ratios, before.ratios, rtol=1e-9, equal_nan=True)
 
 
 def test_the_key_bias_is_flat():

@@ -133,11 +133,11 @@ def write_figures(portrait: Mapping[str, Any], folder: str | Path) -> list[Path]
     for key, pictures in drawings(portrait).items():
         for caption, svg in pictures:
             name = "-".join(filter(None, (key, caption))).replace(" ", "_")
-            written.append(write_whole(folder / f"{name}.svg", _alone(svg)))
+            written.append(write_whole(folder / f"{name}.svg", alone(svg)))
     return written
 
 
-def _alone(svg: str) -> str:
+def alone(svg: str) -> str:
     """An SVG with its own style: variables are replaced, since not every viewer knows them."""
     sheet = asset("page.css") + asset("curvature.css")
     named = dict(re.findall(r"(--[\w-]+): light-dark\(([^,]+),", sheet))
