@@ -25,8 +25,6 @@ REASONS: dict[str, str] = {
     "scale/hf-*": "the factor is computed in the constructor; the line is where it multiplies",
     "swapped/*": "the exchange leaves a working model: the loss moved by what the row says, which is within what "
     "healthy models show when weights are exchanged",
-    "positions-constant/fused-decoder/*": "a causal model's output depends on order without any positions, so no "
-    "change of order shows that they are constant",
 }
 
 

@@ -24,8 +24,9 @@ class TokenOrder(Lens):
 
     **Measures**: two runs in eval mode; in the second the real tokens between the first and the last are in
     another order (with everything in the batch that belongs to them). Per attention, the change of the result
-    at the positions that stayed, relative to the largest result. The facts hold the change of the output
-    (`moved`; put back in order where it has positions), of the last position's result in the first
+    at the positions that stayed (a causal one: and see the same set of tokens), relative to the largest result.
+    The facts hold the change of the output
+    (`moved`; put back in order where it has positions), of the result of the first
     self-attention (`first_attention_moved`), `between_examples`: how far the outputs of two examples are apart
     (nothing can be said about order when the output is the same whatever is put in), and `order_matters`: whether
     the output moved beyond rounding.
@@ -137,12 +138,14 @@ def _apart(output: Tensor | None) -> float:
     return movement(output, output.roll(1, 0))
 
 
-def _layers(probe: Probe, before: Any, after: Any, stayed: Tensor) -> list[float]:
-    """Per attention, the change of its result at the positions that kept their token."""
+def _layers(probe: Probe, before: Any, after: Any, kept: Tensor) -> list[float]:
+    """Per attention, the change of its result at positions that kept their token and see the same others."""
     if before is None or after is None:
         return []
     values = []
-    for old, new in zip(before.attentions, after.attentions, strict=True):
+    pairs = zip(before.attentions, after.attentions, strict=True)
+    for attention, (old, new) in zip(probe.anatomy.attentions, pairs, strict=False):
+        stayed = kept & _after_the_last(~kept) if attention.causal_source else kept
         a, b = (old.context, new.context) if old.context is not None else (old.pattern, new.pattern)
         if a.shape == b.shape and a.shape[0] == stayed.shape[0] and a.shape[2] == stayed.shape[1]:
             values.append(movement(a, b, stayed[:, None, :, None]))
@@ -151,3 +154,8 @@ def _layers(probe: Probe, before: Any, after: Any, stayed: Tensor) -> list[float
         else:
             values.append(float("nan"))
     return values
+
+
+def _after_the_last(moved: Tensor) -> Tensor:
+    """`[example, position]`: whether no position from here on moved; there a causal query sees the same set."""
+    return moved.flip(1).cumsum(1).flip(1) == 0

@@ -26,7 +26,8 @@ class PositionsMissing(Rule):
     to the scores.
 
     **When it is a false alarm** Sets have no order, and some causal models leave positions out on purpose
-    (NoPE). State `expects=dict(order_matters=False)`.
+    (NoPE; Kazemnejad et al., 2023, arXiv:2305.19466): where nothing but the loss says that order matters, that
+    is a note. State `expects=dict(order_matters=False)`.
 
     **How to confirm** Exchange two inner tokens and compare the outputs.
 
@@ -75,11 +76,18 @@ def _suspect(examination: Examination, why: str) -> Suspect:
         evidence=(Evidence(why, "token_order", 0.0, None, True),),
         counter_evidence=tuple(counter),
         confidence=0.95 if certain else 0.6 if only_mask else 0.8,
-        severity=Severity.ERROR if certain and not only_mask else Severity.WARNING,
+        severity=_severity(certain, only_mask),
         source=_where(anatomy),
         summary=f"No position reaches the tokens: {why}.{table}",
         effects=(*unused, *(f"unused_parameter@{name}" for name in unused)),
     )
+
+
+def _severity(certain: bool, only_mask: bool) -> Severity:
+    """A decoder without positions may be meant so: its causal mask tells it about order."""
+    if only_mask:
+        return Severity.WARNING if certain else Severity.NOTE
+    return Severity.ERROR if certain else Severity.WARNING
 
 
 def _where(anatomy: Anatomy) -> Source | None:

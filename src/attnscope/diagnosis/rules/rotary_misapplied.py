@@ -58,7 +58,7 @@ class RotaryMisapplied(Rule):
                     confidence=0.95,
                     source=first_source(attention.score_step),
                     summary=f"{layer} turns {wrong} by the rotary positions, not queries and keys alike.",
-                    effects=("altered_gradient@" + layer + ".*",),
+                    effects=("altered_gradient@" + layer + ".*", "positions_missing@*", "positions_constant@*"),
                 )
             )
         return suspects or _angles(examination)
