@@ -1,5 +1,8 @@
 """The log-domain flow against autograd, against itself on other clocks, and against its conserved quantities."""
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from attnscope.models.softmax_attention import SoftmaxAttention
 from attnscope.models.softmax_attention_flow import (
     NOT_REACHED,
     REACHED,
+    STATIONARY,
     Flow,
     arc_length,
     dual_mass_flow,
@@ -89,6 +93,72 @@ def test_margin_not_reached_is_a_status() -> None:
     assert found.status == NOT_REACHED
     assert found.weights == []
     assert merged(found.factors).shape == (10, 10)
+
+
+CLOCKS = {
+    "descent": partial(normalised_descent, most_steps=300),
+    "length": partial(arc_length, longest=30.0),
+    "time": partial(time_flow, longest=1e6),
+}
+START = start(0, 10)
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize(
+    ("factors", "margins", "message"),
+    [
+        ((np.zeros((10, 0)), np.zeros((10, 0))), [10.0], "d_e must be at least 1"),
+        ((START[0] * np.nan, START[1]), [10.0], "NaN"),
+        ((START[0][:5], START[1]), [10.0], "factors must be"),
+        ((START[0], START[1][:, :3]), [10.0], "factors must be"),
+        ((), [10.0], "factors must be"),
+        (START, [], "margins must be positive"),
+        (START, [10.0, np.nan], "margins must be positive"),
+        (START, [-1.0], "margins must be positive"),
+        (START, [np.inf], "margins must be positive"),
+    ],
+)
+def test_a_flow_that_cannot_be_is_refused(clock: str, factors: Any, margins: list[float], message: str) -> None:
+    with pytest.raises(CaseError, match=message):
+        CLOCKS[clock](flow_of(TokenMargin(seed=0).draw()), factors, margins)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_a_start_without_gradient_is_a_status(clock: str) -> None:
+    found = CLOCKS[clock](flow_of(TokenMargin(seed=0).draw()), (np.zeros((10, 10)), np.zeros((10, 10))), [10.0])
+    assert found.status == STATIONARY
+    assert found.weights == []
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_data_that_nothing_separates_never_reach_a_margin(clock: str) -> None:
+    """Two samples with one query that ask for opposite tokens."""
+    opposite = Flow(np.array([[[1.0, 0.0]], [[-1.0, 0.0]]]), np.array([[0.0, 1.0], [0.0, 1.0]]), 16.0)
+    found = CLOCKS[clock](opposite, start(0, 2), [1.0])
+    assert found.status == NOT_REACHED
+    assert (found.margins, found.weights) == ([], [])
+    assert all(np.isfinite(part).all() for part in found.factors)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_dual_mass_clock_says_when_it_does_not_arrive() -> None:
+    flow = flow_of(TokenMargin(d=12, seed=0).draw())
+    found = dual_mass_flow(flow, 1.0, [10.0, 1e300])
+    assert (found.status, found.margins) == (NOT_REACHED, [10.0])
+    assert dual_mass_flow(flow, 1.0, [1e300]).margins == []
+    for scale in (0.0, np.nan):
+        with pytest.raises(CaseError, match="start_scale"):
+            dual_mass_flow(flow, scale, [10.0])
+    with pytest.raises(CaseError, match="margins must be positive"):
+        dual_mass_flow(flow, 1.0, [np.nan])
+
+
+def test_a_time_beyond_floats_is_a_status() -> None:
+    found = time_flow(flow_of(TokenMargin(seed=0).draw()), START, [100.0, 2000.0], rtol=1e-4)
+    assert found.status == NOT_REACHED
+    assert found.margins == [100.0]
 
 
 def test_bad_input_is_refused() -> None:

@@ -22,6 +22,7 @@ from attnscope.errors import CaseError
 
 Array = npt.NDArray[np.float64]
 REACHED, NOT_REACHED, NOT_FINITE = "reached", "margin not reached", "not finite"
+STATIONARY = "the start has no gradient"
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Trajectory:
     """Where a flow went.
 
     Attributes:
-        status: `reached`, `margin not reached` or `not finite`.
+        status: `reached`, `margin not reached`, `not finite`, or `the start has no gradient`.
         factors: the parameters at the end.
         margins, weights: the margins asked for that were reached, and W there.
         log_time: log of the gradient-flow time at those margins (NaN where the clock does not tell).
@@ -123,8 +124,12 @@ Direction = Callable[[tuple[Array, ...]], tuple[Array, ...]]
 
 def joint(gradients: tuple[Array, ...]) -> tuple[Array, ...]:
     """Normalised gradient descent: one norm for all factors."""
-    size = np.sqrt(sum(float((part**2).sum()) for part in gradients))
+    size = _size(gradients) or 1.0  # at a stationary point the step is zero
     return tuple(part / size for part in gradients)
+
+
+def _size(parts: Sequence[Array]) -> float:
+    return float(np.sqrt(sum(float((part**2).sum()) for part in parts)))
 
 
 def sign(gradients: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -151,13 +156,14 @@ def normalised_descent(
     direction: Direction = joint,
 ) -> Trajectory:
     """Descends with steps of fixed length until the largest margin asked for is reached."""
-    now = tuple(part.astype(float).copy() for part in factors)
-    start, wanted = invariant(now), sorted(margins)
-    found = Trajectory(NOT_REACHED, now)
+    now, wanted = _checked(flow, factors, margins)
+    start, found = invariant(now), Trajectory(NOT_REACHED, now)
+    if _stationary(flow, now):
+        return Trajectory(STATIONARY, now)
     for step in range(most_steps):
         weights = merged(now)
         gradient, _, margin = flow.descent(weights)
-        if not np.isfinite(gradient).all() or not gradient.any():
+        if not np.isfinite(gradient).all():
             found.status = NOT_FINITE
             break
         _note(found, margin, weights, wanted, np.nan)
@@ -178,18 +184,24 @@ def arc_length(
 
     The log of the flow's time is integrated beside it, d ln t / ds = 1 / (t ||grad L||), so that no time overflows.
     """
-    start = tuple(np.asarray(part, float) for part in factors)
+    start, _ = _checked(flow, factors, margins)
+    if _stationary(flow, start):
+        return Trajectory(STATIONARY, start)
 
     def slope(_: float, state: Array) -> Array:
         now = _unpack(state, factors)
         gradient, log_factor, _ = flow.descent(merged(now))
         slopes = factor_gradients(gradient, now)
-        log_size = np.log(np.sqrt(sum(float((part**2).sum()) for part in slopes))) + log_factor
-        return np.append(_pack(joint(slopes)), np.exp(-state[-1] - log_size))
+        size = _size(slopes)
+        if not size:
+            return np.zeros_like(state)
+        log_size = np.log(size) + log_factor
+        # e^8 at the start and less ever after; a trial step beside a stationary point may ask for anything.
+        return np.append(_pack(joint(slopes)), np.exp(min(-state[-1] - log_size, 20.0)))
 
     gradient, log_factor, _ = flow.descent(merged(start))
     # Time cannot start at log 0; e^-8 of the first unit is nothing beside what follows.
-    begin = -8.0 - log_factor - np.log(np.sqrt(sum((part**2).sum() for part in factor_gradients(gradient, start))))
+    begin = -8.0 - log_factor - np.log(_size(factor_gradients(gradient, start)))
     return _integrate(flow, start, margins, slope, longest, "DOP853", rtol, log_time=float(begin))
 
 
@@ -197,7 +209,10 @@ def time_flow(
     flow: Flow, factors: Sequence[Array], margins: Sequence[float], *, longest: float = 1e300, rtol: float = 1e-8
 ) -> Trajectory:
     """Integrates gradient flow in time (loss scaled to order one) by LSODA."""
-    offset = flow.descent(merged([np.asarray(part, float) for part in factors]))[1]
+    start, _ = _checked(flow, factors, margins)
+    if _stationary(flow, start):
+        return Trajectory(STATIONARY, start)
+    offset = flow.descent(merged(start))[1]
 
     def slope(_: float, state: Array) -> Array:
         now = _unpack(state, factors)
@@ -208,7 +223,7 @@ def time_flow(
 
 
 def dual_mass_flow(
-    flow: Flow, start_scale: float, margins: Sequence[float], *, rtol: float = 1e-9, largest: float = 60.0
+    flow: Flow, start_scale: float, margins: Sequence[float], *, rtol: float = 1e-9, largest: float = 25.0
 ) -> Trajectory:
     """The diagonal form from xi_k = sqrt(2) omega, xi_q = 0, in the clock s = sum of the dual masses, by Radau.
 
@@ -220,8 +235,11 @@ def dual_mass_flow(
         start_scale: omega.
         margins: where W is wanted.
         rtol: relative tolerance.
-        largest: of ||B phi||_inf before giving up (sinh overflows at 700).
+        largest: of ||B phi||_inf before giving up; margins that need more are not tried, for they only cost steps.
     """
+    if not (np.isfinite(start_scale) and start_scale != 0):
+        raise CaseError(f"start_scale must be a number other than 0, found {start_scale!r}: no factor leaves zero")
+    wanted = _checked_margins(margins)
     rows = (flow.differences * flow.queries[:, None]).reshape(-1, flow.differences.shape[-1])
 
     def beta_of(phi: Array) -> Array:
@@ -252,13 +270,18 @@ def dual_mass_flow(
         moved = inner @ (rows * (start_scale**2 * np.cosh(rows.T @ phi))[None, :]) @ rows.T
         return np.asarray(share[:, None] * (moved - share @ moved))
 
-    wanted = sorted(margins)
-    events = [_margin_event(rows, beta_of, bound) for bound in wanted]
+    # No |beta| exceeds omega^2 sinh(largest), and so no margin its sum over the least constraint.
+    within = float(start_scale**2 * np.sinh(largest) * np.abs(rows).sum(1).min())
+    tried = [bound for bound in wanted if bound <= within]
+    if not tried:
+        return Trajectory(NOT_REACHED, ())
+    events = [_margin_event(rows, beta_of, bound) for bound in tried]
     events[-1].terminal = True  # type: ignore[attr-defined]
+    events.append(_overflow_event(rows, largest))
     span = (0.0, largest / max(np.abs(rows).max(), 1e-12) * len(rows))
     found = solve_ivp(slope, span, np.zeros(len(rows)), "Radau", jac=jacobian, rtol=rtol, atol=1e-12, events=events)
     out = Trajectory(NOT_REACHED, (), n_evaluations=int(found.nfev))
-    for bound, states in zip(wanted, found.y_events, strict=True):
+    for bound, states in zip(tried, found.y_events[:-1], strict=True):
         if len(states):
             out.margins.append(bound)
             out.weights.append(np.diag(beta_of(states[0])))
@@ -271,10 +294,51 @@ def dual_mass_flow(
     return out
 
 
+def _checked(flow: Flow, factors: Sequence[Array], margins: Sequence[float]) -> tuple[tuple[Array, ...], list[float]]:
+    """Factors as floats, and the margins in order.
+
+    Raises:
+        CaseError: no such flow: a form that is none, sizes that do not fit, factors without columns, NaN.
+    """
+    parts = tuple(np.array(part, dtype=float) for part in factors)
+    d = flow.differences.shape[-1]
+    shapes = [part.shape for part in parts]
+    fits = {
+        1: shapes == [(d, flow.queries.shape[-1])],
+        2: len(shapes) == 2 and (shapes == [(d,), (d,)] or all(len(s) == 2 and s[0] == d for s in shapes)),
+    }
+    if not fits.get(len(parts), False) or len({s[-1] for s in shapes}) != 1:
+        raise CaseError(f"factors must be (W,) [{d}, {d}], (K, Q) [{d}, d_e], or two vectors [{d}]; found {shapes}")
+    if shapes[0][-1] < 1:
+        raise CaseError("d_e must be at least 1: factors without columns represent only W = 0")
+    if not all(np.isfinite(part).all() for part in parts):
+        raise CaseError("the start must be finite; found NaN or infinity in the factors")
+    return parts, _checked_margins(margins)
+
+
+def _checked_margins(margins: Sequence[float]) -> list[float]:
+    if not len(margins) or not all(np.isfinite(margin) and margin > 0 for margin in margins):
+        raise CaseError(f"margins must be positive numbers, one at least; found {list(margins)}")
+    return sorted(margins)
+
+
+def _stationary(flow: Flow, factors: Sequence[Array]) -> bool:
+    """Whether nothing moves: both factors are zero, say."""
+    return not _size(factor_gradients(flow.descent(merged(factors))[0], factors))
+
+
 def _margin_event(rows: Array, beta_of: Callable[[Array], Array], bound: float) -> Callable[[float, Array], float]:
     def event(_: float, phi: Array) -> float:
         return float((rows @ beta_of(phi)).min() / bound - 1)
 
+    return event
+
+
+def _overflow_event(rows: Array, largest: float) -> Callable[[float, Array], float]:
+    def event(_: float, phi: Array) -> float:
+        return float(largest - np.abs(rows.T @ phi).max())
+
+    event.terminal = True  # type: ignore[attr-defined]
     return event
 
 
