@@ -8,14 +8,20 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from attnscope.anatomy.blocks import Block, ParameterSlice, Role
 from attnscope.curvature.distributed import AcrossProcesses, shared_hessian
 from attnscope.curvature.hessian import Hessian
 from attnscope.curvature.hutchinson import trace
 from attnscope.curvature.lanczos import BOTTOM, TOP, lanczos
 from attnscope.curvature.operator import BlockOperator, Probes
+from attnscope.curvature.spot_check import spot_check
 from attnscope.curvature.survey import Survey
 from attnscope.errors import CaseError
 from reference.curvature_cases import TinyAttention, tiny_batch, tiny_blocks, tiny_loss
@@ -45,6 +51,32 @@ def one_process(dtype):
     return estimates(Hessian(model, batches, tiny_loss, tiny_blocks(model), dtype=dtype))
 
 
+def perceptron():
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    batch = torch.randn(8, 4), torch.randint(0, 3, (8,))
+    halves = tuple(
+        Block(name, Role.MLP, (ParameterSlice("0.weight", (6, 4), dim, ranges), ParameterSlice("2.weight", (3, 6))))
+        if name == "mixed" else Block(name, Role.MLP, (ParameterSlice("0.weight", (6, 4), dim, ranges),))
+        for name, dim, ranges in (("upper", 0, ((0, 3),)), ("mixed", 0, ((3, 6),)))
+    )
+    return model, batch, halves
+
+
+def perceptron_loss(model, batch):
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def of_perceptron(model, batch, halves):
+    operator = Hessian(model, [batch], perceptron_loss, halves, dtype=torch.float32)
+    probes = Probes(operator, 1)
+    return {
+        "product": operator.matvec({name: probes.gaussian(name, 0) for name in operator.names}),
+        "gradient": operator.gradient(),
+        "tops": torch.tensor([item.top for item in lanczos(operator, max_steps=20).values()]),
+    }
+
+
 def main(rank: int, world: int, meeting: str, results: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
     model, batches = model_and_batches()
@@ -61,6 +93,20 @@ def main(rank: int, world: int, meeting: str, results: str) -> None:
         AcrossProcesses(Hessian(model, alone, tiny_loss, tiny_blocks(model)))
     except CaseError as error:
         found["refused"] = str(error)
+    model, batch, halves = perceptron()
+    mesh = init_device_mesh("cpu", (world,))
+    parallelize_module(model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    found["tensor parallel"] = of_perceptron(model, batch, halves)
+    try:
+        spot_check(Hessian(model, [batch], perceptron_loss, halves))
+    except CaseError as error:
+        found["not checked"] = str(error)
+    found["spread"] = type(model[0].weight).__name__
+    model, batch, halves = perceptron()
+    try:
+        Hessian(fully_shard(model), [batch], perceptron_loss, halves)
+    except CaseError as error:
+        found["fsdp"] = str(error)
     torch.save(found, results)
     dist.destroy_process_group()
 

@@ -11,7 +11,7 @@ from attnscope.curvature.distributed import AcrossProcesses, shared_hessian
 from attnscope.curvature.hessian import Hessian
 from attnscope.curvature.operator import Probes
 from attnscope.errors import CaseError
-from curvature.one_of_several import model_and_batches, one_process
+from curvature.one_of_several import model_and_batches, of_perceptron, one_process, perceptron
 from reference.curvature_cases import tiny_batch, tiny_blocks, tiny_loss
 
 SCRIPT = Path(__file__).with_name("one_of_several.py")
@@ -67,6 +67,33 @@ def test_a_single_batch_is_cut_for_all(together):
         assert "processes have 1 pieces of data" in rank["refused"]
         for name, vector in expected.items():
             torch.testing.assert_close(rank["cut"][name], vector, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_tensor_parallel_weights_are_looked_through(together):
+    expected = of_perceptron(*perceptron())
+    for rank in together:
+        assert rank["spread"] == "DTensor"
+        found = rank["tensor parallel"]
+        for key in ("product", "gradient"):
+            for name, vector in expected[key].items():
+                torch.testing.assert_close(found[key][name], vector, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found["tops"], expected["tops"], rtol=1e-4, atol=1e-6)
+        assert "spread over devices" in rank["not checked"]
+
+
+@pytest.mark.slow
+def test_fsdp_is_refused_with_the_way_out(together):
+    assert all("is sharded by FSDP" in rank["fsdp"] and "shared_hessian" in rank["fsdp"] for rank in together)
+
+
+def test_a_model_that_computes_with_other_tensors_is_refused():
+    class Hidden(torch.nn.Linear):
+        def forward(self, inputs):
+            return inputs @ self.weight.detach().clone().requires_grad_(True).T
+
+    with pytest.raises(CaseError, match="other tensors than those it shows"):
+        Hessian(Hidden(4, 2), [torch.randn(3, 4)], lambda m, b: m(b).square().mean())
 
 
 def test_without_a_process_group():

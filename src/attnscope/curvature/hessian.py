@@ -12,6 +12,7 @@ from attnscope.anatomy.blocks import Block
 from attnscope.curvature.kernels import refuse_cut_graphs
 from attnscope.curvature.objective import BatchLoss, Cost, Objective
 from attnscope.curvature.operator import Request, SweptOperator
+from attnscope.curvature.sharded import spread_as
 from attnscope.curvature.slices import gather, parameters_of, scatter
 from attnscope.curvature.weighing import Weigh
 from attnscope.errors import CaseError
@@ -126,7 +127,8 @@ class Hessian(SweptOperator):
             try:
                 found = torch.autograd.grad(
                     [graph[name] for name in reached], [parameters[name] for name in wanted],
-                    [vectors[name] for name in reached], retain_graph=True, allow_unused=True,
+                    [spread_as(vectors[name], parameters[name]) for name in reached],
+                    retain_graph=True, allow_unused=True,
                 )
             except (RuntimeError, NotImplementedError) as error:
                 raise _no_double_backward(error) from error

@@ -16,6 +16,7 @@ from attnscope.curvature.batches import cast, examples, listed, n_examples
 from attnscope.curvature.determinism import check_repeats, random_operations
 from attnscope.curvature.kernels import twice_differentiable
 from attnscope.curvature.moment import Moment, check_tensors
+from attnscope.curvature.sharded import full, refuse_hidden_parameters
 from attnscope.curvature.slices import check_blocks, gather, parameter_blocks, parameters_of, scatter
 from attnscope.curvature.weighing import Piece, Weigh, cut_and_weighed
 from attnscope.errors import CaseError
@@ -85,6 +86,7 @@ class Objective:
         self.seed = seed
         self.screening = screening
         self.cost = Cost()
+        refuse_hidden_parameters(self.model)
         check_tensors(self.model)
         named = dict(self.model.named_parameters())
         given = check_blocks(parameter_blocks(self.model) if blocks is None else blocks, named)
@@ -161,6 +163,11 @@ class Objective:
                     "pass use_reentrant=False to torch.utils.checkpoint.checkpoint"
                 ) from error
             raise
+        if all(gradient is None for gradient in found):
+            raise CaseError(
+                "the loss depends on none of the blocks' parameters, though it has a graph: the model computes with "
+                "other tensors than those it shows as parameters"
+            )
         return dict(zip(self.parameters, found, strict=True))
 
     def evaluate(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor | None]]:
@@ -177,10 +184,19 @@ class Objective:
         return {name: gather(block, self.parameters, self.parameters).detach() for name, block in self.blocks.items()}
 
     def gradient_at(self, direction: Mapping[str, Tensor], length: float) -> dict[str, Tensor]:
-        """Block name -> the gradient a step away from the objective's point, to which it then returns."""
+        """Block name -> the gradient a step away from the objective's point, to which it then returns.
+
+        Raises:
+            CaseError: parameters are spread over devices, which cannot be moved under a kept graph.
+        """
         steps: dict[str, Tensor] = {}
         for name, vector in direction.items():
             scatter(self.blocks[name], vector, steps, self.parameters)
+        if any(full(self.parameters[name]) is not self.parameters[name] for name in steps):
+            raise CaseError(
+                "differences of the gradient are not taken for parameters that are spread over devices; check the "
+                "model before parallelize_module"
+            )
         sums: dict[str, Tensor] = {}
         with self.computing():
             kept = {name: self.parameters[name].data for name in steps}
@@ -269,7 +285,7 @@ class Objective:
     def _flat_gradient(self, data: Any) -> Tensor:
         _, found = self.evaluate(Piece(0, 0, data))
         return torch.cat([
-            (torch.zeros_like(self.parameters[name]) if tensor is None else tensor).detach().flatten().cpu()
+            full(torch.zeros_like(self.parameters[name]) if tensor is None else tensor).detach().flatten().cpu()
             for name, tensor in found.items()
         ])
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attnscope.anatomy.blocks import Block, ParameterSlice, Role
+from attnscope.curvature.sharded import full, zeros
 from attnscope.errors import CaseError
 
 
@@ -17,9 +18,10 @@ def gather(block: Block, tensors: Mapping[str, Tensor | None], like: Mapping[str
     for part in block.slices:
         tensor = tensors[part.parameter]
         if tensor is None:
-            parts.append(like[part.parameter].new_zeros(part.numel))
+            parameter = like[part.parameter]
+            parts.append(torch.zeros(part.numel, dtype=parameter.dtype, device=parameter.device))
         else:
-            parts.append(_cut(part, tensor).reshape(-1))
+            parts.append(_cut(part, full(tensor)).reshape(-1))
     first = parts[0].device
     return parts[0] if len(parts) == 1 else torch.cat([part.to(first) for part in parts])
 
@@ -36,7 +38,7 @@ def scatter(block: Block, vector: Tensor, into: dict[str, Tensor], like: Mapping
             continue
         whole = into.get(part.parameter)
         # A new tensor, since the one at hand may be a view of the caller's vector.
-        whole = torch.zeros_like(parameter, requires_grad=False) if whole is None else whole.clone()
+        whole = zeros(parameter) if whole is None else whole.clone()
         if part.dim is None:
             whole += piece.view(parameter.shape)
         else:
