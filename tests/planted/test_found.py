@@ -29,6 +29,9 @@ FOUND = (
     "residual-dropped/gpt/hidden-=-attended",
     "NaN-or-Inf/hf-distilbert/not-finite",
     "labels-unshifted/gpt/target-is-the-input",
+    "balance-moves/encoder/keys-shrunk-between-steps",
+    "foreign-update/rotary_decoder/key-gradient-halved-in-a-hook",
+    "head-rank-collapsed/gpt/one-row-in-1-heads",
 )
 SILENT = (
     "families: hf-t5, eager, trained",
@@ -39,6 +42,7 @@ SILENT = (
     "LoRA: hf-distilbert",
     "bfloat16: gpt",
     "warm-up: hf-llama, three steps",
+    "known start: gpt, plain descent, rate 0.2",
 )
 
 
