@@ -26,7 +26,8 @@ def peers(setup: Setup, vector: list[Tensor], folder: str) -> tuple[dict[str, Pr
     if folder:
         sys.path.append(folder)
     made = {"naive double backward": naive, "finite difference": finite_difference,
-            "hessian-eigenthings": eigenthings, "PyHessian": pyhessian, "curvlinops": curvlinops}
+            "hessian-eigenthings": eigenthings, "PyHessian": pyhessian, "PyHessian, one batch": pyhessian_kept,
+            "curvlinops": curvlinops}
     found: dict[str, Product] = {}
     missing: dict[str, str] = {}
     for name, make in made.items():
@@ -59,18 +60,16 @@ def finite_difference(setup: Setup, vector: list[Tensor]) -> Product:
         parameters = setup.parameters
         size = torch.stack([p.norm() for p in parameters]).norm() / torch.stack([v.norm() for v in vector]).norm()
         step = 1e-3 * float(size)
-        kept = [p.detach().clone() for p in parameters]
-        with torch.no_grad():
-            for p, v in zip(parameters, vector, strict=True):
-                p.add_(step * v)
+        kept = [p.data for p in parameters]
+        # New tensors under the leaves, since a peer's kept graph holds the old ones.
+        for p, k, v in zip(parameters, kept, vector, strict=True):
+            p.data = k + step * v
         above = setup.gradient()
-        with torch.no_grad():
-            for p, v in zip(parameters, vector, strict=True):
-                p.add_(-2 * step * v)
+        for p, k, v in zip(parameters, kept, vector, strict=True):
+            p.data = k - step * v
         below = setup.gradient()
-        with torch.no_grad():
-            for p, k in zip(parameters, kept, strict=True):
-                p.copy_(k)
+        for p, k in zip(parameters, kept, strict=True):
+            p.data = k
         return [(a - b) / (2 * step) for a, b in zip(above, below, strict=True)]
 
     return product
@@ -118,6 +117,33 @@ def pyhessian(setup: Setup, vector: list[Tensor]) -> Product:
             setup.model.zero_grad(set_to_none=True)
 
     return product
+
+
+def pyhessian_kept(setup: Setup, vector: list[Tensor]) -> Product:
+    """Its other mode: one batch, whose graph is kept."""
+    from pyhessian import hessian
+    from pyhessian.utils import hessian_vector_product
+
+    class Logits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = setup.model
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.inner(input_ids=tokens).logits
+
+    inside = {id(parameter) for parameter in setup.parameters}
+    before = {name: p.requires_grad for name, p in setup.model.named_parameters()}
+    try:
+        for p in setup.model.parameters():
+            p.requires_grad_(id(p) in inside)
+        data = setup.batch["input_ids"], setup.batch["labels"]
+        operator = hessian(Logits(), nn.CrossEntropyLoss(), data=data, cuda=False)
+    finally:
+        for name, p in setup.model.named_parameters():
+            p.requires_grad_(before[name])
+            p.grad = None
+    return lambda: list(hessian_vector_product(operator.gradsH, operator.params, vector))
 
 
 def curvlinops(setup: Setup, vector: list[Tensor]) -> Product:

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from attnscope.anatomy.blocks import Block, ParameterSlice, Role
-from attnscope.models.distilbert import Distilbert
+from attnscope.models.distilbert import Distilbert, weights_folder
+from attnscope.tasks.movie_reviews import MovieReviews
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,12 @@ class Size:
     vocabulary: int = 5000
     batch: int = 8
     length: int = 32
+    pretrained: bool = False
 
     def __str__(self) -> str:
+        kind = "pre-trained weights of all-MiniLM-L6-v2 in DistilBERT" if self.pretrained else "DistilBERT"
         return (
-            f"DistilBERT {self.layers} x {self.width}, {self.heads} heads, vocabulary {self.vocabulary}, "
+            f"{kind} {self.layers} x {self.width}, {self.heads} heads, vocabulary {self.vocabulary}, "
             f"batch {self.batch}, length {self.length}"
         )
 
@@ -38,6 +42,7 @@ class Size:
 SIZES = {
     "tiny": Size(2, 48, 4, 200, 4, 16),
     "small": Size(),
+    "pretrained": Size(6, 384, 12, 30522, 8, 32, pretrained=True),
     "base": Size(6, 768, 12, 30522, 16, 64),
 }
 
@@ -58,22 +63,27 @@ class Setup:
             n_layers=size.layers, d_model=size.width, n_heads=size.heads, d_mlp=4 * size.width,
             n_tokens=size.vocabulary, n_positions=max(size.length, 64), attention=attention,
         ).build()
+        if size.pretrained:
+            return cls._pretrained(size, training)
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(1, size.vocabulary, (size.batch, size.length), generator=generator)
         labels = (tokens < size.vocabulary // 2).float().mean(1).gt(0.5).long()
         batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": labels}
-        torch.manual_seed(0)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
-        model.train()
-        for _ in range(training):
-            optimizer.zero_grad(set_to_none=True)
-            loss(model, batch).backward()
-            optimizer.step()
-        model.zero_grad(set_to_none=True)
-        named = dict(model.named_parameters())
-        wanted = [name for name in named if ".layer." in name and name.endswith("weight") and "norm" not in name]
-        blocks = tuple(Block(short(name), Role.ENCODER, (whole(name, named[name]),)) for name in wanted)
-        return cls(size, model.eval(), batch, blocks)
+        _train(model, [batch], training, 3e-4)
+        return cls(size, model.eval(), batch, _blocks(model))
+
+    @classmethod
+    def _pretrained(cls, size: Size, training: int) -> Setup:
+        """Real weights, fine-tuned on real reviews; the batch of the measurements is not among those."""
+        from transformers import AutoTokenizer
+
+        model = Distilbert(pretrained=True).build()
+        reviews = MovieReviews(source="imdb", max_length=size.length, batch_size=size.batch)
+        train, held_out = reviews.read()
+        stream = list(islice(reviews.batches(train, AutoTokenizer.from_pretrained(weights_folder())), training))
+        _train(model, stream, training, 5e-5)
+        batch = next(reviews.batches(held_out, AutoTokenizer.from_pretrained(weights_folder())))
+        return cls(size, model.eval(), batch, _blocks(model))
 
     def head_blocks(self) -> tuple[Block, ...]:
         """Query, key and value weights cut by head."""
@@ -95,6 +105,24 @@ class Setup:
     def gradient(self) -> tuple[Tensor, ...]:
         """One plain gradient with respect to the blocks, as a user would take it."""
         return torch.autograd.grad(loss(self.model, self.batch), self.parameters)
+
+
+def _train(model: nn.Module, batches: Sequence[dict[str, Tensor]], steps: int, rate: float) -> None:
+    torch.manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    model.train()
+    for step in range(steps):
+        optimizer.zero_grad(set_to_none=True)
+        loss(model, batches[step % len(batches)]).backward()
+        optimizer.step()
+    model.zero_grad(set_to_none=True)
+
+
+def _blocks(model: nn.Module) -> tuple[Block, ...]:
+    """The weights of projections and feed-forward layers."""
+    named = dict(model.named_parameters())
+    wanted = [name for name in named if ".layer." in name and name.endswith("weight") and "norm" not in name]
+    return tuple(Block(short(name), Role.ENCODER, (whole(name, named[name]),)) for name in wanted)
 
 
 def loss(model: nn.Module, batch: Any) -> Tensor:

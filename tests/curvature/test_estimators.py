@@ -89,6 +89,18 @@ def test_converged_blocks_step_no_more():
     assert seen[-1] == (9, 16)
 
 
+def test_an_eigenvalue_that_shows_late_needs_more_steps():
+    """One large eigenvalue, a flat bulk, and one small negative eigenvalue behind it."""
+    bulk = 1e-4 * torch.randn(1500, generator=torch.Generator().manual_seed(0))
+    values = torch.cat([torch.tensor([1.0, -0.05]), bulk])
+    operator = DenseOperator(torch.diag(values.double()), {"a": len(values)})
+    early = [lanczos(operator, ends=("top", "bottom"), seed=seed)["a"] for seed in range(20)]
+    later = [lanczos(operator, ends=("top", "bottom"), seed=seed, at_least=8)["a"] for seed in range(20)]
+    assert sum(item.bottom > -0.049 for item in early) > 0
+    assert all(item.bottom == pytest.approx(-0.05, rel=0.01) for item in later)
+    assert all(item.steps >= 8 for item in later)
+
+
 @pytest.mark.parametrize("wrong", [{"max_steps": 0}, {"ends": ("middle",)}, {"ends": ()}])
 def test_lanczos_refuses(wrong):
     with pytest.raises(ValueError, match="needs max_steps"):

@@ -35,7 +35,7 @@ from attnscope.readings import Reading
 SPECTRUM, COUPLING, DENSITY = "spectrum", "coupling", "density"
 MEASURES = (SPECTRUM, COUPLING, DENSITY)
 SHARES = {SPECTRUM: 0.35, COUPLING: 0.4, DENSITY: 0.25}  # of the budget, while nothing is left over
-MOST_STEPS, WHOLE_STEPS, STABILITY_STEPS = 40, 30, 20
+LEAST_STEPS, MOST_STEPS, WHOLE_STEPS, STABILITY_STEPS = 8, 40, 30, 20
 SAME_LOSS = 1e-3  # relative; rounding differs between machines, another moment differs by more
 
 Tell = Callable[[int, int, str], None]
@@ -213,8 +213,8 @@ class _Work:
             return self.allowance.over(share)
 
         ritz = lanczos(
-            self.hessian, max_steps=MOST_STEPS, ends=(TOP, BOTTOM), seed=self.request.seed, until=stop,
-            held=self.request.held,
+            self.hessian, max_steps=MOST_STEPS, at_least=LEAST_STEPS, ends=(TOP, BOTTOM), seed=self.request.seed,
+            until=stop, held=self.request.held,
         )
         self.readings |= tables.of_blocks(self.hessian, ritz)
         late = [name for name in self.hessian.names if name not in ritz or not ritz[name].converged]
