@@ -34,6 +34,7 @@ from attnscope.curvature.hessian import Hessian
 from attnscope.curvature.hutchinson import trace
 from attnscope.curvature.lanczos import BOTTOM, TOP, Ritz, lanczos
 from attnscope.curvature.operator import Probes
+from attnscope.formats.numbers import count
 
 TRAINING = 60
 STEPS = 3  # of Lanczos, to time one
@@ -76,6 +77,11 @@ class Bench:
         self.setup.gradient()
         self.unit = interleaved({"gradient": self.setup.gradient}, max(self.repeats, 3))["gradient"]
 
+    @property
+    def large(self) -> bool:
+        """Whether a gradient takes seconds."""
+        return self.setup.size.width > 500
+
     def operator(self, **more: object) -> Hessian:
         """The Hessian in the 36 blocks, its graph made."""
         made = Hessian(self.setup.model, [self.setup.batch], loss, self.setup.blocks, check=False, **more)  # type: ignore[arg-type]
@@ -104,15 +110,16 @@ def product(bench: Bench) -> Iterator[Row]:
     """One product with the whole Hessian, and the same by every peer."""
     vector = {name: bench.probes.gaussian(name, 0) for name in bench.hessian.names}
     shaped = [vector[b.name].view(b.slices[0].shape) for b in bench.setup.blocks]
-    others, missing = peers(bench.setup, shaped, bench.peers)
+    others, missing, given = peers(bench.setup, shaped, bench.peers)
     runs: dict[str, Callable[[], object]] = {"ours": lambda: bench.hessian.matvec(vector), **others}
     found = interleaved({**runs, "gradient": bench.setup.gradient}, bench.repeats)
     unit = found.pop("gradient")
     ours = torch.cat(list(bench.hessian.matvec(vector).values()))
     for name, seconds in found.items():
-        note = "graph kept between products" if name == "ours" else "graph made anew, whole vector"
+        kept = name in ("ours", "PyHessian, one batch")
+        note = "graph kept between products" if kept else "two gradients" if "finite" in name else "graph made anew"
         if name != "ours":
-            theirs = torch.cat([piece.reshape(-1) for piece in others[name]()])
+            theirs = torch.cat([piece.reshape(-1) for piece in given[name]])
             note += f"; differs from ours by {float((theirs - ours).norm() / ours.norm()):.0e}"
         yield Row(f"one product: {name}", seconds.processor / unit.processor, 2.0 if name == "ours" else None,
                   seconds.wall / unit.wall, note=note)
@@ -122,9 +129,10 @@ def product(bench: Bench) -> Iterator[Row]:
 
 def step(bench: Bench) -> Iterator[Row]:
     """One Lanczos step of all blocks together."""
-    seconds = bench.per_gradient(lambda: lanczos(bench.hessian, max_steps=STEPS, tolerance=0))
-    yield Row(f"one block-diagonal Lanczos step, {len(bench.hessian.names)} blocks", seconds.processor / STEPS, 17,
-              seconds.wall / STEPS, note=f"mean of {STEPS} steps, orthogonalisation included")
+    steps = 1 if bench.large else STEPS
+    seconds = bench.per_gradient(lambda: lanczos(bench.hessian, max_steps=steps, tolerance=0))
+    yield Row(f"one block-diagonal Lanczos step, {len(bench.hessian.names)} blocks", seconds.processor / steps, 17,
+              seconds.wall / steps, note=f"{count(steps, 'step')}, orthogonalisation included")
 
 
 def ends(bench: Bench) -> Iterator[Row]:
@@ -153,22 +161,23 @@ def ends(bench: Bench) -> Iterator[Row]:
 
 
 def pairs(bench: Bench) -> Iterator[Row]:
-    """One probe for every pair, each pair once."""
+    """One probe for every pair; of a large model, evenly chosen blocks stand for all."""
     names = bench.hessian.names
-    requests = [(name, bench.probes.rademacher(name, 0), names[: row + 1]) for row, name in enumerate(names)]
+    stride = 3 if bench.large else 1
+    some = [(row, name, bench.probes.rademacher(name, 0)) for row, name in enumerate(names)][stride // 2 :: stride]
+    note = f"{len(some)} of {len(names)} blocks, evenly chosen" if bench.large else ""
+    for what, target in (("each pair once", 36), ("from either side", None)):
+        if target is None and bench.large:
+            continue
 
-    def run() -> None:
-        for name, vector, out in requests:
-            bench.hessian.matvec({name: vector}, out)
+        def run(whole: bool = target is None) -> None:
+            for row, name, vector in some:
+                bench.hessian.matvec({name: vector}, names if whole else names[: row + 1])
 
-    def both() -> None:
-        for name, vector, _ in requests:
-            bench.hessian.matvec({name: vector})
-
-    seconds = bench.per_gradient(run)
-    yield Row("one probe for every pair, each pair once", seconds.processor, 36, seconds.wall)
-    seconds = bench.per_gradient(both, 1)
-    yield Row("one probe for every pair, from either side", seconds.processor, None, seconds.wall)
+        seconds = bench.per_gradient(run)
+        share = len(names) / len(some)
+        yield Row(f"one probe for every pair, {what}", share * seconds.processor, target, share * seconds.wall,
+                  note=note)
 
 
 def median_error(norms: Floats, truth: Coupling) -> float:
@@ -260,7 +269,7 @@ def _by_peers(bench: Bench, ours: Way, ways: Sequence[Way]) -> Iterator[Row]:
         bench.probes.rademacher(name, 0).view(b.slices[0].shape) if b.name == name else torch.zeros(b.slices[0].shape)
         for b in bench.setup.blocks
     ]
-    others, _ = peers(bench.setup, padded, bench.peers)
+    others, _, _ = peers(bench.setup, padded, bench.peers)
     found = interleaved({**others, "gradient": bench.setup.gradient}, bench.repeats)
     unit = found.pop("gradient")
     best = float("inf")
@@ -380,7 +389,7 @@ def environment() -> dict[str, object]:
             "python": platform.python_version(), "load": os.getloadavg()[0], **versions()}
 
 
-def measure(args: argparse.Namespace) -> dict[str, object]:
+def measure(args: argparse.Namespace) -> None:
     """All rows of one size."""
     torch.set_num_threads(1)
     started = time.perf_counter()
@@ -393,9 +402,12 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
             print(f"  {row.what}: {row.measured:.3g} {row.unit} (wall {row.wall or float('nan'):.3g}) "
                   f"{'target ' + format(row.target, 'g') if row.target else ''} {row.note}", flush=True)
             rows.append({**asdict(row), "met": row.met})
-    return {"size": args.size, "setup": str(bench.setup.size), "training": args.training, "repeats": args.repeats,
-            "gradient_seconds": bench.unit.processor, "gradient_wall": bench.unit.wall, "environment": before,
-            "seconds": time.perf_counter() - started, "rows": rows}
+            found = {"size": args.size, "setup": str(bench.setup.size), "training": args.training,
+                     "repeats": args.repeats, "gradient_seconds": bench.unit.processor,
+                     "gradient_wall": bench.unit.wall, "environment": before,
+                     "seconds": time.perf_counter() - started, "rows": rows}
+            if args.json:  # after each row, so that an interruption loses little
+                args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -412,9 +424,7 @@ def main() -> None:
     if args.peak:
         print(peak(args.peak, args.size))
         return
-    found = measure(args)
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    measure(args)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,10 @@ from torch import Tensor, nn
 Product = Callable[[], list[Tensor]]
 
 
-def peers(setup: Setup, vector: list[Tensor], folder: str) -> tuple[dict[str, Product], dict[str, str]]:
-    """Name -> one product with `vector`, and name -> why a peer was left out."""
+def peers(setup: Setup, vector: list[Tensor], folder: str) -> (
+    tuple[dict[str, Product], dict[str, str], dict[str, list[Tensor]]]
+):
+    """Name -> one product with `vector`, name -> why a peer was left out, and name -> what the product is."""
     if folder:
         sys.path.append(folder)
     made = {"naive double backward": naive, "finite difference": finite_difference,
@@ -30,16 +32,17 @@ def peers(setup: Setup, vector: list[Tensor], folder: str) -> tuple[dict[str, Pr
             "curvlinops": curvlinops}
     found: dict[str, Product] = {}
     missing: dict[str, str] = {}
+    given: dict[str, list[Tensor]] = {}
     for name, make in made.items():
         try:
             product = make(setup, vector)
-            product()
+            given[name] = product()
             found[name] = product
         except ImportError as error:
             missing[name] = f"not installed here ({error})"
         except Exception as error:  # what a peer cannot do is a result
             missing[name] = f"{type(error).__name__}: {str(error)[:120]}"
-    return found, missing
+    return found, missing, given
 
 
 def naive(setup: Setup, vector: list[Tensor]) -> Product:

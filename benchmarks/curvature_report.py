@@ -24,9 +24,9 @@ def table(run: dict[str, Any]) -> str:
     lines = [
         f"**{run['setup']}**, {trained}. A gradient takes {run['gradient_seconds']:.3f} s of processor; "
         f"{run['repeats']} turns. {environment['processor']}, {environment['threads']} thread, "
-        f"load {environment['load']:.1f} at the start; torch {environment['torch']}, Python {environment['python']}, hessian-eigenthings "
-        f"{environment['hessian-eigenthings']}, PyHessian {environment['PyHessian']}, curvlinops "
-        f"{environment['curvlinops-for-pytorch']}.",
+        f"load {environment['load']:.1f} at the start; torch {environment['torch']}, Python {environment['python']}, "
+        f"hessian-eigenthings {environment['hessian-eigenthings']}, PyHessian {environment['PyHessian']}, "
+        f"curvlinops {environment['curvlinops-for-pytorch']}.",
         "",
         "| what | measured | on the wall | target | met | note |",
         "|---|---|---|---|---|---|",
