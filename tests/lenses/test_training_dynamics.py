@@ -14,7 +14,7 @@ from attnscope import Case, train
 from attnscope.anatomy.trace import trace
 from attnscope.case import Expectations
 from attnscope.lenses._label_association import association, purity_of
-from attnscope.lenses._token_types import moments
+from attnscope.lenses._token_types import single_batches
 from attnscope.lenses.attended_purity import AttendedPurity
 from attnscope.lenses.discriminative_attention import DiscriminativeAttention
 from attnscope.lenses.over_runs.score_norm_correlation import ScoreNormCorrelation
@@ -97,6 +97,8 @@ class TestBagOfWords:
         assert sorted(top) == [2, 3, 4, 5]
         correlation = ScoreNormCorrelation().measure(toy)
         assert min(correlation.at(layer=0, token=token) for token in (2, 3, 4, 5)) > 0.97
+        assert correlation.facts["median_of_top"][0] > 0.97
+        assert correlation.facts["median"][0] < 0  # most words are noise: their scores sink a little
 
     def test_other_rates_need_their_ratio(self) -> None:
         case = bag()
@@ -259,7 +261,7 @@ class TestAssociation:
         for seed in range(20):
             tokens, labels = sentences(120, 8, seed)
             order = torch.randperm(120, generator=torch.Generator().manual_seed(seed))
-            known = association(probe := probe_of(of(tokens, labels[order])), moments(probe))
+            known = association(probe := probe_of(of(tokens, labels[order])), single_batches(probe))
             assert not isinstance(known, str)
             found.append(bool(known.discriminative.any()))
         assert sum(found) <= 4  # one in twenty is expected

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnscope.anatomy.blocks import Attention, Kind
+from attnscope.anatomy.observe import observe
 from attnscope.lenses._parameters import head_matrix, named
 from attnscope.lenses._rows import Rows, rows, score_cells
 from attnscope.lenses._sequence import Sequence, predicted_sequence, sequences
@@ -45,10 +46,31 @@ class TokenTypes:
         return np.sort(order)
 
 
-def moments(probe: Probe) -> Iterator[Probe]:
-    """The probe of each batch by itself, at most `MOST_BATCHES`."""
+def single_batches(probe: Probe) -> Iterator[Probe]:
+    """The probe of each batch by itself, at most `MOST_BATCHES`; nothing is run."""
+    if len(probe.batches) == 1:
+        yield probe
+        return
     for batch in probe.batches[:MOST_BATCHES]:
-        yield replace(probe, batches=(batch,), shared={}) if len(probe.batches) > 1 else probe
+        yield replace(probe, batches=(batch,), shared={})
+
+
+@contextmanager
+def moments(probe: Probe) -> Iterator[Iterator[Probe]]:
+    """The same, each observed when its turn comes, with the model's state kept once for all of them."""
+    if len(probe.batches) == 1:
+        yield iter((probe,))
+        return
+    with probe.evaluating() as model:
+        yield (_observed(moment, model) for moment in single_batches(probe))
+
+
+def _observed(moment: Probe, model: nn.Module) -> Probe:
+    # Stands where the cached property would put it, so that every reader of the probe finds it.
+    moment.__dict__["observation"] = observe(
+        model, moment.batch, anatomy=moment.anatomy, forward=moment.forward
+    )
+    return moment
 
 
 def key_tokens(probe: Probe, index: int) -> Tensor | None:
@@ -105,19 +127,8 @@ def at_start(probe: Probe) -> Iterator[Probe]:
 def _summed(probe: Probe) -> TokenTypes | None:
     """One pass over the batches."""
     n_layers = len(probe.anatomy.attentions)
-    held: list[tuple[int, Ids, Array, Array, Array]] = []
-    for moment in moments(probe):
-        for index, layer in enumerate(rows(moment)):
-            ids = key_tokens(moment, index)
-            if ids is None:
-                continue
-            real = torch.ones_like(ids, dtype=torch.bool) if layer.real.keys is None else layer.real.keys
-            total, cells = _received(layer)
-            mean = (total / cells.clamp(min=1)).masked_fill(cells == 0, float("nan"))
-            brought = _brought(moment, layer)
-            norm = torch.full(ids.shape, float("nan"), dtype=torch.float64) if brought is None else brought
-            kept = real & (ids >= 0)
-            held.append((index, ids[kept].numpy(), mean[kept].numpy(), norm[kept].numpy(), cells[kept].numpy()))
+    with moments(probe) as each:
+        held = [part for moment in each for part in _occurrences(moment)]
     if not held:
         return None
     every = np.unique(np.concatenate([ids for _, ids, *_ in held]))
@@ -132,6 +143,21 @@ def _summed(probe: Probe) -> TokenTypes | None:
         scores[index] = _mean_by(places, np.concatenate([part[2] for part in mine]), len(every))
         norms[index] = _mean_by(places, np.concatenate([part[3] for part in mine]), len(every))
     return TokenTypes(every, counts.max(0), scores, norms)
+
+
+def _occurrences(moment: Probe) -> Iterator[tuple[int, Ids, Array, Array]]:
+    """Per attention of one batch: the token id, mean score and norm of every real key."""
+    for index, layer in enumerate(rows(moment)):
+        ids = key_tokens(moment, index)
+        if ids is None:
+            continue
+        real = torch.ones_like(ids, dtype=torch.bool) if layer.real.keys is None else layer.real.keys
+        total, cells = _received(layer)
+        mean = (total / cells.clamp(min=1)).masked_fill(cells == 0, float("nan"))
+        brought = _brought(moment, layer)
+        norm = torch.full(ids.shape, float("nan"), dtype=torch.float64) if brought is None else brought
+        kept = real & (ids >= 0)
+        yield index, ids[kept].numpy(), mean[kept].numpy(), norm[kept].numpy()
 
 
 def _mean_by(places: Ids, values: Array, size: int) -> Array:

@@ -14,7 +14,7 @@ from attnscope.lenses._label_association import Association, association, exampl
 from attnscope.lenses._labels import IGNORED
 from attnscope.lenses._per_head import heads_reading
 from attnscope.lenses._rows import Rows, rows
-from attnscope.lenses._token_types import Ids, key_tokens, moments
+from attnscope.lenses._token_types import Ids, key_tokens, moments, single_batches
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
@@ -53,16 +53,17 @@ class AttendedPurity(Lens):
 
     def measure(self, probe: Probe) -> Reading:
         """The purity per head."""
-        known = association(probe, moments(probe))
+        known = association(probe, single_batches(probe))
         if isinstance(known, str):
             return self.not_applicable(known)
         layers = [_Attended(known) for _ in probe.anatomy.attentions]
-        for moment in moments(probe):
-            labels = example_labels(moment)
-            for index, layer in enumerate(rows(moment)):
-                ids = key_tokens(moment, index)
-                if ids is not None and labels is not None:
-                    layers[index].add(layer, ids, labels)
+        with moments(probe) as each:
+            for moment in each:
+                labels = example_labels(moment)
+                for index, layer in enumerate(rows(moment)):
+                    ids = key_tokens(moment, index)
+                    if ids is not None and labels is not None:
+                        layers[index].add(layer, ids, labels)
         tops = [layer.joined() for layer in layers]
         numbers = [item.layer for item in probe.anatomy.attentions]
         shortcuts = [

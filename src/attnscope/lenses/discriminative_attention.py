@@ -12,7 +12,7 @@ from attnscope.lenses import STANDARD, Lens
 from attnscope.lenses._label_association import Association, association
 from attnscope.lenses._per_head import heads_reading
 from attnscope.lenses._rows import rows
-from attnscope.lenses._token_types import key_tokens, moments
+from attnscope.lenses._token_types import key_tokens, moments, single_batches
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
@@ -44,7 +44,7 @@ class DiscriminativeAttention(Lens):
 
     def measure(self, probe: Probe) -> Reading:
         """The share per head."""
-        known = association(probe, moments(probe))
+        known = association(probe, single_batches(probe))
         if isinstance(known, str):
             return self.not_applicable(known)
         if not known.discriminative.any():
@@ -54,22 +54,23 @@ class DiscriminativeAttention(Lens):
         n_layers = len(probe.anatomy.attentions)
         shares: list[Tensor | None] = [None] * n_layers
         uniform, counts = [0.0] * n_layers, [0] * n_layers
-        for moment in moments(probe):
-            for index, layer in enumerate(rows(moment)):
-                ids = key_tokens(moment, index)
-                if ids is None:
-                    continue
-                chosen = _chosen(known, ids)
-                if layer.real.keys is not None:
-                    chosen &= layer.real.keys
-                seen = layer.allowed & chosen[:, None, None, :]
-                due = layer.counts & seen.any(-1)
-                mass = torch.where(chosen[:, None, None, :], layer.pattern, torch.zeros_like(layer.pattern)).sum(-1)
-                total = torch.where(due, mass, torch.zeros_like(mass)).sum((0, 2))
-                before = shares[index]
-                shares[index] = total if before is None else before + total
-                uniform[index] += float((seen.sum(-1) / layer.n_allowed)[due].sum())
-                counts[index] += int(due[:, 0].sum())
+        with moments(probe) as each:
+            for moment in each:
+                for index, layer in enumerate(rows(moment)):
+                    ids = key_tokens(moment, index)
+                    if ids is None:
+                        continue
+                    chosen = _chosen(known, ids)
+                    if layer.real.keys is not None:
+                        chosen &= layer.real.keys
+                    seen = layer.allowed & chosen[:, None, None, :]
+                    due = layer.counts & seen.any(-1)
+                    mass = torch.where(chosen[:, None, None, :], layer.pattern, torch.zeros_like(layer.pattern)).sum(-1)
+                    total = torch.where(due, mass, torch.zeros_like(mass)).sum((0, 2))
+                    before = shares[index]
+                    shares[index] = total if before is None else before + total
+                    uniform[index] += float((seen.sum(-1) / layer.n_allowed)[due].sum())
+                    counts[index] += int(due[:, 0].sum())
         heads = [None if share is None or not n else share / n for share, n in zip(shares, counts, strict=True)]
         return heads_reading(
             self, probe, heads, why_none="no attention's keys are tokens of the batch",

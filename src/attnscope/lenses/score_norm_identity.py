@@ -95,14 +95,15 @@ class ScoreNormIdentity(Lens):
 def _beside(probe: Probe, index: int, ids: Ids) -> Array:
     """`[type]`: the mean number of other words in the sentences that hold the type."""
     total, count = np.zeros(len(ids)), np.zeros(len(ids))
-    for moment in moments(probe):
-        tokens = key_tokens(moment, index)
-        layer = list(rows(moment))[index]
-        if tokens is None:
-            continue
-        real = layer.allowed[:, 0, 0] if layer.real.keys is None else layer.allowed[:, 0, 0] & layer.real.keys
-        for row, kept in zip(tokens.numpy(), real.numpy(), strict=True):
-            places = np.searchsorted(ids, np.unique(row[kept & (row >= 0)]))
-            total[places] += kept.sum() - 1
-            count[places] += 1
+    with moments(probe) as each:
+        for moment in each:
+            tokens = key_tokens(moment, index)
+            layer = list(rows(moment))[index]
+            if tokens is None:
+                continue
+            real = layer.allowed[:, 0, 0] if layer.real.keys is None else layer.allowed[:, 0, 0] & layer.real.keys
+            for row, kept in zip(tokens.numpy(), real.numpy(), strict=True):
+                places = np.searchsorted(ids, np.unique(row[kept & (row >= 0)]))
+                total[places] += kept.sum() - 1
+                count[places] += 1
     return np.asarray((total / count.clip(min=1)).clip(min=1.0))

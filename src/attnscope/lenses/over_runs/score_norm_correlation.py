@@ -23,8 +23,9 @@ class ScoreNormCorrelation(RunLens):
     other: about 0.97 for the hundred words of largest score in a bag of words trained on reviews. Tokens that
     do not matter are anywhere.
 
-    **Shapes** [layer, token]; NaN where one of the two did not move, or was seen at fewer than `fewest` steps. Facts:
-    `median` per layer over all tokens, and `median_of_top` over the tenth of largest last score.
+    **Shapes** [layer, token]; NaN where one of the two did not move, or was seen at fewer than `fewest` steps.
+    Facts: `median` per layer over all tokens, and `median_of_top` over those whose last score is at least half of
+    the largest.
 
     **Cost** none: it reads the record.
 
@@ -62,10 +63,7 @@ class ScoreNormCorrelation(RunLens):
             {"layer": scores.labels("layer"), "token": tuple(tokens)}, settings=asdict(self),
             facts={
                 "median": [_median(row) for row in values],
-                "median_of_top": [
-                    _median(row[np.argsort(-np.nan_to_num(last, nan=-np.inf))[: max(1, len(last) // 10)]])
-                    for row, last in zip(values, first[-1], strict=True)
-                ],
+                "median_of_top": [_median(row[_top(last)]) for row, last in zip(values, first[-1], strict=True)],
             },
         )
 
@@ -74,6 +72,12 @@ def _picked(series: Reading, steps: list[str | int | float], tokens: list[str | 
     rows = [series.labels("step").index(step) for step in steps]
     columns = [series.labels("token").index(token) for token in tokens]
     return np.asarray(series.values[np.ix_(rows, range(series.values.shape[1]), columns)])
+
+
+def _top(last: np.ndarray) -> np.ndarray:
+    """Which types ended with at least half of the largest score; none when none is positive."""
+    finite = np.nan_to_num(last, nan=-np.inf)
+    return np.asarray(finite >= max(0.5 * float(finite.max()), 1e-12)) if finite.size else finite.astype(bool)
 
 
 def _median(values: np.ndarray) -> float | None:
