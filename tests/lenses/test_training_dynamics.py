@@ -244,6 +244,17 @@ def test_deep_models_learn_to_attend_to_topic_words(make: Any) -> None:
     assert np.isfinite(ScoreNormCorrelation().measure(run).values).any()
 
 
+def test_a_constant_that_all_scores_share_does_not_count() -> None:
+    """A learned query moved along a direction that all keys share: nothing is attended to differently."""
+    case = bag()
+    with torch.no_grad():
+        case.model.key.weight.normal_(0, 0.3)
+    before = TokenScore().measure(probe_of(case)).values
+    with torch.no_grad():
+        case.model.key.weight += 0.7 * torch.ones(10, dtype=torch.float64)
+    assert TokenScore().measure(probe_of(case)).values == pytest.approx(before, abs=1e-9)
+
+
 def test_sentence_level_keys_are_no_tokens() -> None:
     reading = TokenScore().measure(probe_of(han()))
     assert np.isfinite(reading.values[0]).all()

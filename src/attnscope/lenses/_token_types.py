@@ -141,6 +141,8 @@ def _summed(probe: Probe) -> TokenTypes | None:
         places = np.searchsorted(every, np.concatenate([part[1] for part in mine]))
         counts[index] = np.bincount(places, minlength=len(every))
         scores[index] = _mean_by(places, np.concatenate([part[2] for part in mine]), len(every))
+        if probe.anatomy.attentions[index].kind is Kind.LEARNED_QUERY and np.isfinite(scores[index]).any():
+            scores[index] -= np.nanmean(scores[index])
         norms[index] = _mean_by(places, np.concatenate([part[3] for part in mine]), len(every))
     return TokenTypes(every, counts.max(0), scores, norms)
 
@@ -172,8 +174,8 @@ def _mean_by(places: Ids, values: Array, size: int) -> Array:
 def _received(layer: Rows) -> tuple[Tensor, Tensor]:
     """`[batch, key]`: sum over heads and queries of the scores that each key gets, and how many there are.
 
-    A constant that a query adds to all its keys changes nothing, so each query's mean is taken off; a learned
-    query is the same in every example, so its scores compare as they are.
+    A constant that a query adds to all its keys changes nothing, so each query's mean is taken off. A learned
+    query is the same in every example: its scores compare as they are, up to one constant for all types.
     """
     scores, cells = score_cells(layer)
     if layer.real.keys is not None:

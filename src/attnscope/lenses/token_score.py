@@ -16,8 +16,8 @@ class TokenScore(Lens):
     """The score that each token type receives as a key: its growth since the start, when the start is known.
 
     **Measures** per attention and token type, the mean over its real occurrences, queries and heads of the
-    score, each query's mean over its keys taken off (not for a learned query, which is the same everywhere);
-    less the same at the start of the run, when that is known (unit: of the scores).
+    score, each query's mean over its keys taken off (for a learned query, which is the same everywhere, the
+    mean over token types); less the same at the start of the run, when that is known (unit: of the scores).
 
     **Reading it** tokens that decide the label rise, the others stay or sink a little. All at exactly zero
     growth: keys and queries do not learn. One frequent token far above all others: a sink or a shortcut.
