@@ -24,7 +24,7 @@ from attnscope.probe import Probe
 
 def made(deep: bool) -> Probe:
     """A probe of the demo's model before fine-tuning."""
-    case = _distilbert(0)
+    case, _ = _distilbert(0)
     batch: Any = case.batches[0]
     if deep:
         batch = {name: value[:4, :16] if value.ndim > 1 else value[:4] for name, value in batch.items()}
