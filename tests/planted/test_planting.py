@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 import pytest
 import torch
+from planting import held_out
 from planting.controls import CONTROLS
 from planting.editing import Edit, edited
 from planting.everything import PLANTED
@@ -38,7 +39,7 @@ def test_every_kind_is_planted_in_two_models() -> None:
 
 
 def test_names_are_unique_and_reasons_name_something() -> None:
-    names = [planted.name for planted in PLANTED]
+    names = [planted.name for planted in (*PLANTED, *held_out.PLANTED)]
     assert len(set(names)) == len(names)
     controls = [f"{control.group}: {control.name}" for control in CONTROLS]
     assert len(set(controls)) == len(controls)
