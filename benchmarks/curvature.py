@@ -127,6 +127,14 @@ def product(bench: Bench) -> Iterator[Row]:
         yield Row(f"one product: {name}", float("nan"), note=why)
 
 
+def reuse(bench: Bench) -> Iterator[Row]:
+    """One product alone, in turns with a gradient and nothing else."""
+    vector = {name: bench.probes.gaussian(name, 0) for name in bench.hessian.names}
+    seconds = bench.per_gradient(lambda: bench.hessian.matvec(vector))
+    yield Row("one product, graph kept, in turns with a gradient only", seconds.processor, 2.0, seconds.wall,
+              note=f"median of {bench.repeats}")
+
+
 def step(bench: Bench) -> Iterator[Row]:
     """One Lanczos step of all blocks together."""
     steps = 1 if bench.large else STEPS
@@ -372,8 +380,8 @@ def peak(what: str, size: str) -> float:
 
 
 ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
-    "product": product, "step": step, "ends": ends, "pairs": pairs, "matrix": matrix, "screening": screening,
-    "heads": heads, "memory": memory,
+    "product": product, "reuse": reuse, "step": step, "ends": ends, "pairs": pairs, "matrix": matrix,
+    "screening": screening, "heads": heads, "memory": memory,
 }
 
 

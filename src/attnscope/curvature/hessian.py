@@ -39,8 +39,8 @@ class Hessian(SweptOperator):
         max_examples: splits batches into pieces of at most this many examples, which bounds memory. The
             loss must then be a sum or a weighted mean over examples; this is checked.
         weigh: `weigh(batch)` -> how much a batch counts in the mean. None reads it from the loss.
-        keep: how many pieces' graphs are kept between products. More pieces than this are rebuilt for
-            every sweep of products.
+        keep: how many pieces' graphs are kept between products. Where there are more pieces than this, none is
+            kept, and each is rebuilt for every sweep of products.
         check: whether loss and gradient are checked to repeat exactly.
         screening: computes products in bfloat16: faster where the processor has instructions for it, and good
             enough to find what is large. It is not the place to read a small curvature from.
@@ -147,8 +147,14 @@ class Hessian(SweptOperator):
             refuse_cut_graphs(loss, graph.values())
             self._checked = True
         self.cost.graphs += 1 / len(pieces)
-        if len(self._graphs) < self.keep:
+        if len(self.mine) <= self.keep:  # a graph beside another one would cost what splitting saves
             self._graphs[index] = graph
+        if len(pieces) == 1:
+            # The graph holds the gradient already: once is enough.
+            held = {name: graph[name].detach() if name in graph else found[name] for name in found}
+            self.objective.gradient = {
+                name: gather(block, held, self.objective.parameters) for name, block in self.blocks.items()
+            }
         return graph
 
 

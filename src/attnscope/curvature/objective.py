@@ -206,9 +206,7 @@ class Objective:
                     self.parameters[name].data = kept[name] + length * step
                 for piece in self.pieces:
                     _, found = self.evaluate(piece)
-                    for name, block in self.blocks.items():
-                        vector = gather(block, found, self.parameters) * piece.coefficient
-                        sums[name] = sums[name] + vector if name in sums else vector
+                    self._add(found, piece.coefficient, sums)
             finally:
                 for name, data in kept.items():
                     self.parameters[name].data = data
@@ -228,9 +226,7 @@ class Objective:
                     "a finite loss"
                 )
             total += piece.coefficient * float(loss)
-            for name, block in self.blocks.items():
-                vector = gather(block, found, self.parameters) * piece.coefficient
-                sums[name] = sums[name] + vector if name in sums else vector
+            self._add(found, piece.coefficient, sums)
         self.cost.gradients += 1
         for name, vector in sums.items():
             if not bool(vector.isfinite().all()):
@@ -239,6 +235,13 @@ class Objective:
                     "square root, logarithm, norm or division at zero"
                 )
         return total, sums
+
+    def _add(self, found: dict[str, Tensor | None], coefficient: float, sums: dict[str, Tensor]) -> None:
+        """Adds a piece's gradients to the sums by block, without a copy that is not needed."""
+        for name, block in self.blocks.items():
+            vector = gather(block, found, self.parameters)
+            vector = vector if coefficient == 1.0 else vector * coefficient
+            sums[name] = sums[name] + vector if name in sums else vector
 
     def _checked(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor | None]]:
         """The first piece of a batch, twice."""
