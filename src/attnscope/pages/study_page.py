@@ -103,7 +103,8 @@ def _figure(name: str, labels: Sequence[str], curves: Sequence[Mapping[str, Any]
     colours = {key: index for index, key in enumerate(dict.fromkeys(_family(curve) for curve in curves))}
     legend = 0
     for curve in curves:
-        colour = f"s{colours[_family(curve)] % 4}"
+        rank = colours[_family(curve)]
+        colour = f"s{rank % 4}{' dotted' if rank >= 4 else ''}"
         points = [place(point) for point in zip(*_thinned(curve["x"], curve["y"]), strict=True)]
         if curve.get("reference") and len(points) <= 20:
             parts += [element("circle", cx=px, cy=py, r=3.2, class_=f"mark {colour}") for px, py in points]
