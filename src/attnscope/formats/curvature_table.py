@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from attnscope.readings import Reading
 COLUMNS = ("block", "top", "bottom", "norm", "± ", "trace", "±", "directions", "negative share")
 _READINGS = ("top_eigenvalue", "bottom_eigenvalue", "frobenius_norm", "trace", "stable_rank", "negative_share")
 MOST_PAIRS, MOST_ROWS = 10, 60
+WIDE, LONGEST_NAME = 100, 24  # characters
 Blocks = Mapping[str, Mapping[str, Any]]  # name -> layer, role, head, parameters
 
 
@@ -35,7 +36,8 @@ class Pair:
 def block_label(name: str, blocks: Blocks) -> str:
     """A short name: `L0.Q` as it is, `L2.ffn` for a module in layer 2, else the last part of the path."""
     layer = blocks.get(name, {}).get("layer")
-    last = name.rpartition(".")[2]
+    parts = name.split(".")
+    last = ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
     if layer is None:
         return last
     return name if name.startswith(f"L{layer}") else f"L{layer}.{last}"
@@ -93,12 +95,8 @@ def print_curvature(portrait: Mapping[str, Any], console: Console) -> None:
     if portrait["interrupted"]:
         console.print(Text("Interrupted: what follows is right, but not all was measured.", "yellow"))
     rows = block_rows(readings, portrait["blocks"])
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "block" else "right", no_wrap=column != "block")
-    for row in rows[:MOST_ROWS]:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
+    if rows:
+        console.print(_blocks_table(rows[:MOST_ROWS], console.width))
     if len(rows) > MOST_ROWS:
         console.print(Text(f"{len(rows) - MOST_ROWS} more blocks in --format json and --html", "dim"))
     pairs = strongest_pairs(readings, portrait["blocks"])
@@ -112,6 +110,22 @@ def print_curvature(portrait: Mapping[str, Any], console: Console) -> None:
     console.print()
     for said in _closing(facts, readings):
         console.print(Text(printable(said), "dim"))
+
+
+def _blocks_table(rows: Sequence[Sequence[str]], width: int) -> Table:
+    """A narrow terminal has no room for the errors; the names stay."""
+    shown = [index for index, column in enumerate(COLUMNS) if width >= WIDE or not column.startswith("±")]
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    longest = max((len(row[0]) for row in rows), default=0)
+    for index in shown:
+        least = min(longest, LONGEST_NAME) if index == 0 else None
+        table.add_column(COLUMNS[index], justify="right" if index else "left", no_wrap=True, min_width=least)
+    for row in rows:
+        table.add_row(*(Text(row[index]) for index in shown))
+    if len(shown) < len(COLUMNS):
+        table.caption = f"standard errors: in a terminal of {WIDE} columns, --format json and --html"
+        table.caption_justify = "left"
+    return table
 
 
 def _closing(facts: Mapping[str, Any], readings: Mapping[str, Reading]) -> Iterator[str]:
