@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -86,34 +88,34 @@ def by_blocks(repeats: int) -> dict[int, float]:
     return found
 
 
-def vocabulary_memory(n_tokens: int, lean: bool) -> tuple[float, float]:
-    """Peaks of a gradient and of a product of a language model's loss, in sizes of its logits."""
+def vocabulary_memory(n_tokens: int, lean: bool, product: bool) -> float:
+    """Peak of a gradient or of a product of a language model's loss, in sizes of its logits; in a fresh process."""
     model = Gpt(n_layers=2, d_model=64, n_heads=4, n_tokens=n_tokens, n_positions=64).eval()
     tokens = torch.randint(0, n_tokens, (8, 65), generator=torch.Generator().manual_seed(0))
+    named = dict(model.named_parameters())
+    blocks = [Block(name, Role.ENCODER, (whole(name, p),)) for name, p in named.items() if "attention" in name]
 
     def value(module: nn.Module, batch: Tensor) -> Tensor:
         logits = module(batch[:, :-1]).flatten(0, 1)
-        if lean:
-            return cross_entropy(logits, batch[:, 1:].reshape(-1))
         # A weight of one for each class is the same loss, in PyTorch's own form.
-        return cross_entropy(logits, batch[:, 1:].reshape(-1), weight=torch.ones(n_tokens))
+        weight = None if lean else torch.ones(n_tokens)
+        return cross_entropy(logits, batch[:, 1:].reshape(-1), weight=weight)
 
-    size = 8 * 64 * n_tokens * 4 / 2**20
     forget_peak()
     start = mebibytes("VmRSS")
-    value(model, tokens).backward()
-    gradient = mebibytes("VmHWM") - start
-    model.zero_grad(set_to_none=True)
-    named = dict(model.named_parameters())
-    blocks = [
-        Block(name, Role.ENCODER, (whole(name, parameter),)) for name, parameter in named.items() if "attention" in name
-    ]
-    forget_peak()
-    start = mebibytes("VmRSS")
-    operator = Hessian(model, [tokens], value, blocks, check=False)
-    probes = Probes(operator, 0)
-    operator.matvec({name: probes.gaussian(name, 0) for name in operator.names})
-    return gradient / size, (mebibytes("VmHWM") - start) / size
+    if product:
+        operator = Hessian(model, [tokens], value, blocks, check=False)
+        probes = Probes(operator, 0)
+        operator.matvec({name: probes.gaussian(name, 0) for name in operator.names})
+    else:
+        torch.autograd.grad(value(model, tokens), [named[block.name] for block in blocks])
+    return (mebibytes("VmHWM") - start) / (8 * 64 * n_tokens * 4 / 2**20)
+
+
+def in_a_fresh_process(*arguments: object) -> float:
+    """What this script prints with `--peak` and these arguments."""
+    command = [sys.executable, __file__, "--peak", *map(str, arguments)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def draw(found: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -162,8 +164,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--svg", type=Path)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--peak", type=int, nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.peak:
+        print(vocabulary_memory(args.peak[0], bool(args.peak[1]), bool(args.peak[2])))
+        return
     found: dict[str, dict[str, dict[str, float]]] = {}
     for axis, (values, size) in AXES.items():
         found[axis] = {}
@@ -173,11 +179,11 @@ def main() -> None:
     found["blocks"] = {str(n): {"own products of all": cost} for n, cost in by_blocks(args.repeats).items()}
     print("blocks", found["blocks"], flush=True)
     memory = {}
-    for lean in (True, False):
-        for n_tokens in (8000, 32000):
-            memory[f"{n_tokens} {'ours' if lean else 'autograd'}"] = vocabulary_memory(n_tokens, lean)
-            print("memory in sizes of the logits: gradient, product", n_tokens, "ours" if lean else "autograd",
-                  [round(each, 1) for each in memory[f"{n_tokens} {'ours' if lean else 'autograd'}"]], flush=True)
+    for lean in (1, 0):
+        for n_tokens in (32000, 64000):
+            key = f"{n_tokens} {'ours' if lean else 'autograd'}"
+            memory[key] = [in_a_fresh_process(n_tokens, lean, product) for product in (0, 1)]
+            print("memory in sizes of the logits: gradient, product", key, memory[key], flush=True)
     if args.json:
         args.json.write_text(json.dumps({"cost": found, "memory": memory}, indent=1) + "\n", encoding="utf-8")
     if args.svg:
