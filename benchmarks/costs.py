@@ -107,8 +107,8 @@ def written(
         "| effort | readings | findings | seconds | one gradient | in gradients |",
         "|---|---:|---:|---:|---:|---:|",
         *(
-            f"| {row['effort']} | {row['readings']} | {row['findings']} | {row['seconds']:.1f} | {row['gradient']:.3f} | "
-            f"{row['seconds'] / row['gradient']:.0f} |"
+            f"| {row['effort']} | {row['readings']} | {row['findings']} | {row['seconds']:.1f} "
+            f"| {row['gradient']:.3f} | {row['seconds'] / row['gradient']:.0f} |"
             for row in diagnoses
         ),
         "",

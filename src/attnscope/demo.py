@@ -194,7 +194,7 @@ def _distilbert(seed: int) -> tuple[Case, list[Any]]:
     task = MovieReviews(max_length=32, seed=seed)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     train, test = (list(itertools.islice(task.batches(rows, tokenizer), 64)) for rows in task.read())
-    return Case(model, train, optimizer=_adamw(model, 2e-4), max_batches=64), test[:TESTED]
+    return Case(model, train, optimizer=_adamw(model, 1e-4), max_batches=64), test[:TESTED]
 
 
 def _gpt(seed: int) -> tuple[Case, list[Any]]:
@@ -212,7 +212,7 @@ def _adamw(model: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
 
 
 _BUILDERS: dict[str, Callable[[int], tuple[Case, list[Any]]]] = {"distilbert": _distilbert, "gpt": _gpt}
-_STEPS = {"distilbert": 40, "gpt": 250}
+_STEPS = {"distilbert": 64, "gpt": 250}
 _DESCRIPTIONS = {
     "distilbert": "DistilBERT with pre-trained weights, fine-tuned on real movie reviews",
     "gpt": "a small GPT, trained from scratch on a generated language",
