@@ -100,6 +100,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "undisturbed",
     },
     "studies": EVERYTHING,
+    "bench": EVERYTHING,
     "__main__": EVERYTHING,
     "cli": EVERYTHING,
     "testing": EVERYTHING,
@@ -175,7 +176,7 @@ def test_no_own_import_inside_a_function(path: Path) -> None:
     assert not lazy, f"{dotted(path)} imports {lazy} inside a function"
 
 
-@pytest.mark.parametrize("family", ["lenses", "lenses/over_runs", "faults", "diagnosis/rules", "remedies", "studies"])
+@pytest.mark.parametrize("family", ["lenses", "lenses/over_runs", "faults", "diagnosis/rules", "remedies", "studies", "bench/subjects", "bench/controls", "bench/rankers"])
 def test_members_never_import_siblings(family: str) -> None:
     package = family.replace("/", ".")
     for path in sorted((SOURCE / family).glob("*.py")):

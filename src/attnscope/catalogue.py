@@ -19,6 +19,9 @@ FAMILIES = {
     "models": "attnscope.models",
     "tasks": "attnscope.tasks",
     "studies": "attnscope.studies",
+    "subjects": "attnscope.bench.subjects",
+    "controls": "attnscope.bench.controls",
+    "rankers": "attnscope.bench.rankers",
 }
 
 

@@ -45,6 +45,9 @@ class Fault(ABC):
         recognised_as: the rules that should find it.
         visibility: C snapshot curvature or gradient, U update or trajectory, A attention statistics,
             I exact identity, B time or memory.
+        ids: what catalogues of the literature call it, such as `SDS` (DEForm) or `H4`.
+        severities: the strengths that stand for mild, usual and grave; one when it is there or not.
+        layered: whether `layer` matters (a mistake in the embedding has no layer).
     """
 
     strength: float = 1.0
@@ -52,6 +55,9 @@ class Fault(ABC):
     seed: int = 0
     recognised_as: ClassVar[tuple[str, ...]]
     visibility: ClassVar[str] = "I"
+    ids: ClassVar[tuple[str, ...]] = ()
+    severities: ClassVar[tuple[float, ...]] = (1.0,)
+    layered: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
