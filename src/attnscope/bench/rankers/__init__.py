@@ -35,7 +35,7 @@ class Ranker(ABC):
         """The ranker's file name."""
         return type(self).__module__.rpartition(".")[2]
 
-    def fit(self, bank: Sequence[Row]) -> None:
+    def fit(self, bank: Sequence[Row]) -> None:  # noqa: B027  # most rankers learn nothing
         """Learns what is usual from healthy rows of the same subject; may learn nothing."""
 
     @abstractmethod
