@@ -20,6 +20,8 @@ from attnscope.case import Case, default_forward, default_loss
 
 __all__ = ["Subject"]
 
+STEPS_OF_A_SEED = 1_000_003
+
 
 @dataclass(frozen=True)
 class Subject(ABC):
@@ -30,6 +32,7 @@ class Subject(ABC):
         task: which task.
         steps: training steps after which a healthy model has learnt the task.
         clip: largest norm of the gradient in a step.
+        warmup: steps over which the learning rates rise to what the optimiser says.
         n_held_out: held-out batches that `quality` is measured on.
         healthy_quality: what `quality` is at least for a healthy model, whatever the seed.
         chance: what a guess reaches.
@@ -41,6 +44,7 @@ class Subject(ABC):
     task: ClassVar[str]
     steps: ClassVar[int]
     clip: ClassVar[float] = 1.0
+    warmup: ClassVar[int] = 0
     n_held_out: ClassVar[int] = 4
     healthy_quality: ClassVar[float]
     chance: ClassVar[float]
@@ -82,16 +86,29 @@ class Subject(ABC):
         forward, loss_of = case.forward or default_forward, case.loss or default_loss
         case.model.train()
         losses = []
-        for number in range(first, self.steps if steps is None else first + steps):
-            batch = self.batch(number)
-            loss = loss_of(forward(case.model, batch), batch)
-            case.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(case.model.parameters(), self.clip)
-            case.optimizer.step()
-            losses.append(float(loss))
+        with torch.random.fork_rng(devices=[]):
+            for number in range(first, self.steps if steps is None else first + steps):
+                torch.manual_seed(STEPS_OF_A_SEED * self.seed + number)  # dropout is the same in every repetition
+                batch = self.batch(number)
+                loss = loss_of(forward(case.model, batch), batch)
+                case.optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(case.model.parameters(), self.clip)
+                self._step(case.optimizer, number)
+                losses.append(float(loss.detach()))
         case.optimizer.zero_grad(set_to_none=True)
         return losses
+
+    def _step(self, optimizer: torch.optim.Optimizer, number: int) -> None:
+        """A step with the rate of this moment; between steps the optimiser says the rate of after the warm-up."""
+        share = min(1.0, (number + 1) / max(self.warmup, 1))
+        rates = [(group, group["lr"], group["lr"] * share) for group in optimizer.param_groups]
+        for group, _, lowered in rates:
+            group["lr"] = lowered
+        optimizer.step()
+        for group, whole, lowered in rates:
+            if group["lr"] == lowered:  # else the step itself set a rate, which stays
+                group["lr"] = whole
 
     @torch.no_grad()
     def quality(self, case: Case) -> float:
