@@ -18,10 +18,12 @@ import torch
 
 from attnscope import Case, catalogue, train
 from attnscope.models.bag_of_words_attention import BagOfWordsAttention
+from attnscope.models.distilbert import Distilbert, weights_folder
 from attnscope.models.han import Han
 from attnscope.readings import Reading
 from attnscope.record import Run
 from attnscope.tasks.keyed_documents import KeyedDocuments
+from attnscope.tasks.movie_reviews import MovieReviews
 from attnscope.tasks.topic_words import TopicWords
 
 LENSES = (
@@ -73,8 +75,20 @@ def han() -> tuple[Case, Any, int]:
     return Case(model, kept, optimizer=optimizer, expects=task.expects), fresh, 240
 
 
+def distilbert() -> tuple[Case, Any, int]:
+    """DistilBERT with pre-trained weights, fine-tuned on real movie reviews; 1024 reviews are looked at."""
+    from transformers import AutoTokenizer
+
+    model = Distilbert(pretrained=True, seed=0).build()
+    task = MovieReviews(max_length=32, seed=0)
+    tokenizer = AutoTokenizer.from_pretrained(weights_folder())
+    batches = list(itertools.islice(task.batches(task.read()[0], tokenizer), 128))
+    optimizer = torch.optim.AdamW([item for item in model.parameters() if item.requires_grad], lr=1e-4)
+    return Case(model, batches[:64], optimizer=optimizer, max_batches=64), iter(batches[64:]), 60
+
+
 CASES: dict[str, Callable[[], tuple[Case, Any, int]]] = {
-    "bag of words": bag_of_words, "HAN": han,
+    "bag of words": bag_of_words, "HAN": han, "DistilBERT": distilbert,
 }
 
 
@@ -91,7 +105,7 @@ def main() -> int:
             continue
         started = time.perf_counter()
         case, batches, steps = make()
-        run = train(case, steps, lenses=LENSES, every=steps // 6, batches=batches)
+        run = train(case, steps, lenses=LENSES, every=max(20, steps // 6), batches=batches)
         print(f"\n## {name}\n\n{(make.__doc__ or '').strip()} {steps} steps.\n")
         table(run)
         print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)

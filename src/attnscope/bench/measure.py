@@ -47,8 +47,8 @@ BY_BLOCK: Mapping[str, Lens] = {
     "block_ablation": BlockAblation(),
     "block_trace": BlockTrace(n_probes=N_PROBES),
     "relative_curvature": RelativeCurvature(n_probes=N_PROBES),
-    "negative_share": NegativeShare(n_probes=1, n_steps=8),
-    "preconditioned_top_eigenvalue": PreconditionedTopEigenvalue(max_steps=8),
+    "negative_share": NegativeShare(n_probes=2, n_steps=4),
+    "preconditioned_top_eigenvalue": PreconditionedTopEigenvalue(max_steps=4),
 }
 BY_LAYER: Mapping[str, Lens] = {
     "entropy": AttentionEntropy(),
