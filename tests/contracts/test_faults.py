@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import inspect
 from typing import Any
 
 import pytest
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 
 from attnscope import catalogue
 from attnscope.case import Case, default_forward, default_loss
-from attnscope.faults import Fault, FaultError, anatomy_of
+from attnscope.faults import Fault, FaultError, anatomy_of, copy_of
 from attnscope.findings import Label
 from attnscope.tasks import learn
 
 FAULTS = catalogue.names("faults")
-MODELS = {"gpt": "copying", "encoder": "topic_and_place"}
-NEEDS_LANGUAGE = {"future_leak", "labels_unshifted"}
+MODELS = {
+    "encoder": "topic_and_place", "gpt": "copying", "han": "keyed_documents", "conv3d_attention": "moving_shapes",
+}  # a fault is tried on the first of these that it applies to
 WHOLE = {"data", "loss", "model"}  # places that are no block and no site
 
 
@@ -37,8 +39,15 @@ def case_of(model: str) -> Case:
     return Case(built, [task.batch(900, 8)], optimizer=optimizer, expects=task.expects, name=model)
 
 
+@functools.cache
 def model_for(name: str) -> str:
-    return "gpt" if name in NEEDS_LANGUAGE else "encoder"
+    fault: Fault = catalogue.load("faults", name)()
+    reasons = {}
+    for model in MODELS:
+        reasons[model] = fault.applies_to(case_of(model))
+        if not reasons[model]:
+            return model
+    raise AssertionError(f"{name} applies to none of the models: {reasons}")
 
 
 def loss_and_gradients(case: Case, *, train: bool = False) -> tuple[Tensor, list[Tensor | None]]:
@@ -60,6 +69,28 @@ def step(case: Case) -> None:
     case.optimizer.step()
 
 
+def trained(case: Case) -> list[Tensor]:
+    """What three steps make of the case: its parameters, buffers and the loss in eval mode."""
+    for number in range(3):
+        torch.manual_seed(number)
+        step(case)
+    numbers = [*case.model.state_dict().values(), loss_and_gradients(case)[0], *decoded(case)]
+    return [each.nan_to_num(7.0) for each in numbers]
+
+
+@torch.no_grad()
+def decoded(case: Case) -> list[Tensor]:
+    """The logits token by token with the key/value cache, when the model has one."""
+    if "past_key_values" not in inspect.signature(case.model.forward).parameters:
+        return []
+    case.model.eval()
+    steps, past = [], None
+    for tokens in next(iter(case.batches))[0].split(1, dim=1):
+        logits, past = case.model(tokens, past_key_values=past, use_cache=True)
+        steps.append(logits)
+    return steps
+
+
 def state(case: Case) -> dict[str, Any]:
     assert case.optimizer is not None
     return copy.deepcopy(
@@ -76,7 +107,9 @@ def state(case: Case) -> dict[str, Any]:
 
 def same(one: Any, two: Any) -> bool:
     if isinstance(one, Tensor):
-        return torch.equal(one, two)
+        if one.shape != two.shape:
+            return False
+        return bool(((one == two) | ((one != one) & (two != two))).all())  # NaN is the same as NaN
     if isinstance(one, dict):
         return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
     if isinstance(one, list | tuple):
@@ -124,7 +157,28 @@ def test_full_strength_changes_something(name: str) -> None:
         or not torch.equal(loss_train, loss_train_after)
         or not same(gradients, gradients_after)
         or rates != rates_after
+        or not same(trained(case), trained(injected))
     )
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_copy_has_the_same_mistake_and_is_apart(name: str) -> None:
+    injected = catalogue.load("faults", name)().inject(case_of(model_for(name)))
+    apart = copy_of(injected)
+    before = state(apart)
+    states = trained(injected)
+    assert same(before, state(apart))
+    assert same(states, trained(apart))
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_severities_are_strengths_that_can_be_injected(name: str) -> None:
+    severities = catalogue.load("faults", name).severities
+    assert 1 <= len(severities) <= 3
+    assert len(set(severities)) == len(severities)
+    assert all(severities)
+    for strength in severities:
+        catalogue.load("faults", name)(strength=strength).inject(case_of(model_for(name)))
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -1,15 +1,12 @@
-"""From blocks of an anatomy to the numbers in the model, to be changed in place and kept changed."""
+"""From blocks of an anatomy to the numbers in the model, to be changed in place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 
 from attnscope.anatomy.blocks import Anatomy, Attention, ParameterSlice
-from attnscope.case import Case
 
 
 def views(model: nn.Module, slices: Iterable[ParameterSlice]) -> list[Tensor]:
@@ -56,15 +53,3 @@ def zero_share(parts: Iterable[Tensor], share: float) -> None:
     """Zeroes the first rows of each tensor: that share of them."""
     for part in parts:
         part[: round(share * len(part))].zero_()
-
-
-def keep(case: Case, change: Callable[[], None]) -> None:
-    """Makes a change now, and again after every step of the case's optimiser."""
-
-    def after_step(*_: Any) -> None:
-        change()
-
-    with torch.no_grad():
-        change()
-    if case.optimizer is not None:
-        case.optimizer.register_step_post_hook(torch.no_grad()(after_step))

@@ -27,6 +27,7 @@ PRODUCTS = {"matmul", "__matmul__", "bmm", "baddbmm", "einsum", "linear", "mv"}
 MASKS = {"masked_fill", "masked_fill_", "where"}
 SUMS = {"add", "add_", "__add__", "__iadd__", "__radd__", "sub", "__sub__"}
 SOFTMAX = {"softmax", "_softmax"}
+ACTIVATIONS = {"tanh", "tanh_", "relu", "relu_", "sigmoid", "gelu", "silu"}
 FUSED = {"scaled_dot_product_attention"}
 FAR_BELOW = -1e3  # a score this much below its unmasked self is one that a mask pushed down
 
@@ -52,7 +53,7 @@ class Scores:
 
     Attributes:
         layer: which attention.
-        query, key: the operands of the score product.
+        query, key: the operands of the score product; where there is no axis of queries, the learned one is the query.
         bare: scaled and biased scores, without the mask.
         forbidden: where the mask pushed a score down; None when there is no mask.
         normalise: the attention's own softmax, over its own dimension (another when one is given).
@@ -60,6 +61,8 @@ class Scores:
         training: whether the model is in train mode.
         pooled: whether there is no axis of queries (a HAN scores positions only).
         dim: the dimension that the softmax runs over, from 0.
+        activated: of the activation that makes the keys: what enters it, what leaves it, and the keys made
+            again from something else; None when there is none.
     """
 
     layer: int
@@ -72,6 +75,7 @@ class Scores:
     training: bool = False
     pooled: bool = False
     dim: int = -1
+    activated: tuple[Tensor, Tensor, Callable[[Tensor], Tensor]] | None = None
 
     def masked(self, scores: Tensor | None = None, forbidden: Tensor | None = None) -> Tensor:
         """Scores with the mask applied: the attention's own unless others are given."""
@@ -155,10 +159,13 @@ class Watching(TorchFunctionMode):
         if path is None:
             return None
         product, steps = path
+        pooled = layer in self.pooled
         left, right = (each for each in product.args if isinstance(each, Tensor))
+        learned_last = pooled and not isinstance(left, nn.Parameter)
+        query, key = (right, left) if learned_last else (left, right)
 
         def remake(query: Tensor, key: Tensor) -> Tensor:
-            fresh = iter((query, key))
+            fresh = iter((key, query) if learned_last else (query, key))
             again = tuple(next(fresh) if isinstance(each, Tensor) else each for each in product.args)
             return _run(product.function(*again, **product.kwargs), steps, with_mask=False)
 
@@ -172,12 +179,14 @@ class Watching(TorchFunctionMode):
                 rest = ()
             return func(told, *rest, **settings)  # type: ignore[no-any-return]
 
-        bare = remake(left, right)
+        bare = remake(query, key)
         forbidden = (scores.detach() - bare.detach()) < FAR_BELOW
         mask = forbidden if bool(forbidden.any()) else None
         dim = int(args[1] if len(args) > 1 else kwargs.get("dim", -1)) % scores.ndim
-        pooled = layer in self.pooled
-        return self.tell(Scores(layer, left, right, bare, mask, normalise, remake, self.training, pooled, dim))
+        activated = _activated(self.makers.get(id(key)))
+        return self.tell(
+            Scores(layer, query, key, bare, mask, normalise, remake, self.training, pooled, dim, activated)
+        )
 
     def _fused(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
@@ -323,6 +332,20 @@ def _path_to_product(call: Call | None, depth: int = 24) -> tuple[Call, list[Ste
             product, steps = found
             return product, [*steps, (call, place)]
     return None
+
+
+def _activated(call: Call | None) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]] | None:
+    """The nearest activation upstream: what enters, what leaves, and what the steps after it make of another."""
+    steps: list[Step] = []
+    while call is not None and call.name not in ACTIVATIONS:
+        if call.name in PRODUCTS or not call.makers:
+            return None
+        steps.insert(0, (call, 0))
+        call = call.makers[0]
+    if call is None:
+        return None
+    entering = next(each for each in call.args if isinstance(each, Tensor))
+    return entering, call.function(*call.args, **call.kwargs), lambda other: _run(other, steps, with_mask=True)
 
 
 def _run(scores: Tensor, steps: Sequence[Step], *, with_mask: bool) -> Tensor:

@@ -26,6 +26,7 @@ class DoubledScale(Fault):
 
     recognised_as: ClassVar[tuple[str, ...]] = ("wrong_scale",)
     visibility: ClassVar[str] = "I"
+    ids: ClassVar[tuple[str, ...]] = ("D9",)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a scale that was found."""

@@ -26,6 +26,8 @@ class DropoutInEval(Fault):
 
     recognised_as: ClassVar[tuple[str, ...]] = ("dropout_in_eval", "not_deterministic")
     visibility: ClassVar[str] = "I"
+    ids: ClassVar[tuple[str, ...]] = ("D10",)
+    severities: ClassVar[tuple[float, ...]] = (0.3, 1.0, 2.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs the softmax's line."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import nn
+
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
-from attnscope.faults._parameters import keep, views
+from attnscope.faults._keeping import hold
+from attnscope.faults._parameters import views
 
 ROLES = ("query", "key", "value")
 
@@ -26,6 +29,8 @@ class DuplicatedHeads(Fault):
 
     recognised_as: ClassVar[tuple[str, ...]] = ("duplicated_heads",)
     visibility: ClassVar[str] = "A"
+    ids: ClassVar[tuple[str, ...]] = ("QTH", "V8")
+    severities: ClassVar[tuple[float, ...]] = (0.3, 0.6, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs at least two heads whose rows are known."""
@@ -43,14 +48,14 @@ class DuplicatedHeads(Fault):
         pairs = []
         for role in ROLES:
             slices = attention_of(anatomy, self.layer).head_slices.get(role, ())
-            for head in self.copies(anatomy, role):
-                pairs += list(zip(views(case.model, slices[head]), views(case.model, slices[0]), strict=True))
+            pairs += [(slices[head], slices[0]) for head in self.copies(anatomy, role)]
 
-        def copy_over() -> None:
+        def copy_over(model: nn.Module, _: int) -> None:
             for target, source in pairs:
-                target.copy_(source)
+                for part, first in zip(views(model, target), views(model, source), strict=True):
+                    part.copy_(first)
 
-        keep(case, copy_over)
+        hold(case, copy_over)
 
     def places(self, anatomy: Anatomy) -> tuple[str, ...]:
         """Every head that is equal to another, and the layer's heads as a whole."""

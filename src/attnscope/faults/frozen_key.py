@@ -26,6 +26,7 @@ class FrozenKey(Fault):
 
     recognised_as: ClassVar[tuple[str, ...]] = ("left_out_of_optimizer",)
     visibility: ClassVar[str] = "U"
+    ids: ClassVar[tuple[str, ...]] = ("H12",)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs an optimiser and a key projection."""

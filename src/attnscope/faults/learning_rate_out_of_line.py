@@ -28,6 +28,8 @@ class LearningRateOutOfLine(Fault):
 
     recognised_as: ClassVar[tuple[str, ...]] = ("learning_rate_out_of_line",)
     visibility: ClassVar[str] = "U"
+    ids: ClassVar[tuple[str, ...]] = ("D7",)
+    severities: ClassVar[tuple[float, ...]] = (0.5, 1.0, 1.5)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs an optimiser and a query projection."""

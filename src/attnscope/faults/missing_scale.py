@@ -26,6 +26,7 @@ class MissingScale(Fault):
 
     recognised_as: ClassVar[tuple[str, ...]] = ("wrong_scale",)
     visibility: ClassVar[str] = "I"
+    ids: ClassVar[tuple[str, ...]] = ("SDS", "V4")
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a scale that was found."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import nn
+
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
-from attnscope.faults._parameters import block_views, keep
+from attnscope.faults._keeping import hold
+from attnscope.faults._parameters import block_views
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,12 @@ class NotFinite(Fault):
     def plant(self, case: Case, anatomy: Anatomy) -> None:
         """Writes the NaN."""
         block = next(iter(attention_of(anatomy, self.layer).blocks.values()))
-        weight = block_views(case.model, anatomy, block)[0]
 
-        def write() -> None:
+        def write(model: nn.Module, _: int) -> None:
+            weight = block_views(model, anatomy, block)[0]
             weight[(0,) * weight.ndim] = float("nan")
 
-        keep(case, write)
+        hold(case, write)
 
     def places(self, anatomy: Anatomy) -> tuple[str, ...]:
         """The projection."""

@@ -27,6 +27,8 @@ class PaddingAttended(Fault):
 
     recognised_as: ClassVar[tuple[str, ...]] = ("padding_attended",)
     visibility: ClassVar[str] = "I"
+    ids: ClassVar[tuple[str, ...]] = ("MZM", "H1", "H2", "V7")
+    severities: ClassVar[tuple[float, ...]] = (0.7, 0.9, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a mask."""

@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
+from torch import Tensor, nn
 
 from attnscope.anatomy.blocks import Anatomy, Block, Role
 from attnscope.case import Case
 from attnscope.faults import Fault
-from attnscope.faults._parameters import block_views, keep, zero_share
+from attnscope.faults._keeping import hold
+from attnscope.faults._parameters import block_views
 
 
 @dataclass(frozen=True)
 class PositionsMissing(Fault):
     """Shrinks the table of learned positions to nothing, and keeps it so while training.
 
-    **Injects**: table times 1 - strength; at strength 1 after each optimiser step, too.
+    **Injects**: table times 1 - strength; after each optimiser step its norm is cut to that again.
 
     **Strength**: how much of the positions is lost.
 
@@ -25,6 +26,9 @@ class PositionsMissing(Fault):
     """
 
     recognised_as: ClassVar[tuple[str, ...]] = ("positions_missing", "positions_constant")
+    ids: ClassVar[tuple[str, ...]] = ("POE", "V6")
+    severities: ClassVar[tuple[float, ...]] = (0.5, 0.9, 1.0)
+    layered: ClassVar[bool] = False
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a table of positions."""
@@ -32,12 +36,16 @@ class PositionsMissing(Fault):
 
     def plant(self, case: Case, anatomy: Anatomy) -> None:
         """Shrinks the tables."""
-        tables = [part for block in _tables(anatomy) for part in block_views(case.model, anatomy, block.name)]
-        with torch.no_grad():
-            for table in tables:
-                table.mul_(1 - self.strength)
-        if self.strength >= 1:
-            keep(case, lambda: zero_share(tables, 1.0))
+        names = [block.name for block in _tables(anatomy)]
+        limits = [(1 - self.strength) * float(each.norm()) for each in _parts(case.model, anatomy, names)]
+
+        def shrink(model: nn.Module, _: int) -> None:
+            for table, limit in zip(_parts(model, anatomy, names), limits, strict=True):
+                norm = float(table.norm())
+                if norm > limit:
+                    table.mul_(limit / norm)
+
+        hold(case, shrink)
 
     def places(self, anatomy: Anatomy) -> tuple[str, ...]:
         """The tables, and the positions of every layer."""
@@ -47,3 +55,7 @@ class PositionsMissing(Fault):
 
 def _tables(anatomy: Anatomy) -> list[Block]:
     return [block for block in anatomy.blocks if block.role == Role.POSITIONS]
+
+
+def _parts(model: nn.Module, anatomy: Anatomy, names: list[str]) -> list[Tensor]:
+    return [part for name in names for part in block_views(model, anatomy, name)]

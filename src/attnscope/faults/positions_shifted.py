@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from attnscope.anatomy.blocks import Anatomy, Block, Role
 from attnscope.case import Case
@@ -26,6 +27,8 @@ class PositionsShifted(Fault):
 
     recognised_as: ClassVar[tuple[str, ...]] = ("positions_shifted",)
     visibility: ClassVar[str] = "C"
+    ids: ClassVar[tuple[str, ...]] = ("PSI", "V6")
+    layered: ClassVar[bool] = False
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a table of positions with one row for each."""
@@ -36,7 +39,7 @@ class PositionsShifted(Fault):
         with torch.no_grad():
             for block in _tables(case, anatomy):
                 for table in block_views(case.model, anatomy, block.name):
-                    table.lerp_(table.roll(1, dims=-2), self.strength)
+                    table.lerp_(table.roll(1, dims=_axis(table)), self.strength)
 
     def places(self, anatomy: Anatomy) -> tuple[str, ...]:
         """The tables."""
@@ -50,3 +53,10 @@ def _tables(case: Case, anatomy: Anatomy) -> list[Block]:
         for block in anatomy.blocks
         if block.role == Role.POSITIONS and block_views(case.model, anatomy, block.name)[0].ndim >= 2
     ]
+
+
+def _axis(table: Tensor) -> int:
+    """The axis of positions: the last but one; where channels come first (`[width, frame, 1, 1]`) the last long one."""
+    if table.shape[-1] > 1:
+        return table.ndim - 2
+    return max((axis for axis in range(table.ndim) if table.shape[axis] > 1), default=table.ndim - 2)

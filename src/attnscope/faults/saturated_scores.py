@@ -28,6 +28,8 @@ class SaturatedScores(Fault):
 
     recognised_as: ClassVar[tuple[str, ...]] = ("saturated_scores",)
     visibility: ClassVar[str] = "A"
+    ids: ClassVar[tuple[str, ...]] = ("H6",)
+    severities: ClassVar[tuple[float, ...]] = (0.1, 0.3, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a query or key projection."""

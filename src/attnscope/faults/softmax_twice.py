@@ -26,6 +26,8 @@ class SoftmaxTwice(Fault):
 
     recognised_as: ClassVar[tuple[str, ...]] = ("softmax_twice",)
     visibility: ClassVar[str] = "I"
+    ids: ClassVar[tuple[str, ...]] = ("H5",)
+    severities: ClassVar[tuple[float, ...]] = (0.3, 0.6, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs the softmax's line."""

@@ -26,6 +26,8 @@ class SoftmaxWrongAxis(Fault):
 
     recognised_as: ClassVar[tuple[str, ...]] = ("softmax_wrong_axis",)
     visibility: ClassVar[str] = "I"
+    ids: ClassVar[tuple[str, ...]] = ("H4",)
+    severities: ClassVar[tuple[float, ...]] = (0.3, 0.6, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs the softmax's line."""

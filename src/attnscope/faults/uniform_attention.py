@@ -26,6 +26,8 @@ class UniformAttention(Fault):
 
     recognised_as: ClassVar[tuple[str, ...]] = ("uniform_attention",)
     visibility: ClassVar[str] = "A"
+    ids: ClassVar[tuple[str, ...]] = ("H6",)
+    severities: ClassVar[tuple[float, ...]] = (0.5, 0.9, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs the softmax's line."""

@@ -8,7 +8,8 @@ from typing import ClassVar
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
-from attnscope.faults._parameters import keep, views, zero_share
+from attnscope.faults._keeping import hold
+from attnscope.faults._parameters import views, zero_share
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class ZeroedHead(Fault):
 
     head: int = 0
     recognised_as: ClassVar[tuple[str, ...]] = ("zeroed_projection",)
+    ids: ClassVar[tuple[str, ...]] = ("V8",)
+    severities: ClassVar[tuple[float, ...]] = (0.3, 0.6, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs value rows that are told apart by head."""
@@ -35,8 +38,8 @@ class ZeroedHead(Fault):
 
     def plant(self, case: Case, anatomy: Anatomy) -> None:
         """Zeroes the slices."""
-        parts = views(case.model, attention_of(anatomy, self.layer).head_slices["value"][self.head])
-        keep(case, lambda: zero_share(parts, self.strength))
+        slices = attention_of(anatomy, self.layer).head_slices["value"][self.head]
+        hold(case, lambda model, _: zero_share(views(model, slices), self.strength))
 
     def places(self, anatomy: Anatomy) -> tuple[str, ...]:
         """The head's value, and the head."""

@@ -8,7 +8,8 @@ from typing import ClassVar
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
-from attnscope.faults._parameters import block_views, keep, zero_share
+from attnscope.faults._keeping import hold
+from attnscope.faults._parameters import block_views, zero_share
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class ZeroedNormGain(Fault):
     """
 
     recognised_as: ClassVar[tuple[str, ...]] = ("norm_gain",)
+    ids: ClassVar[tuple[str, ...]] = ("NZG",)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a normalisation with a gain."""
@@ -31,8 +33,8 @@ class ZeroedNormGain(Fault):
 
     def plant(self, case: Case, anatomy: Anatomy) -> None:
         """Zeroes the gain: the first parameter of the block."""
-        gain = block_views(case.model, anatomy, attention_of(anatomy, self.layer).norms[0])[0]
-        keep(case, lambda: zero_share((gain,), self.strength))
+        block = attention_of(anatomy, self.layer).norms[0]
+        hold(case, lambda model, _: zero_share(block_views(model, anatomy, block)[:1], self.strength))
 
     def places(self, anatomy: Anatomy) -> tuple[str, ...]:
         """The normalisation."""

@@ -8,7 +8,8 @@ from typing import ClassVar
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
-from attnscope.faults._parameters import block_views, keep, role_block, zero_share
+from attnscope.faults._keeping import hold
+from attnscope.faults._parameters import block_views, role_block, zero_share
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class ZeroedValue(Fault):
     """
 
     recognised_as: ClassVar[tuple[str, ...]] = ("zeroed_projection",)
+    ids: ClassVar[tuple[str, ...]] = ("QZV",)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """A HAN has no value projection."""
@@ -31,9 +33,8 @@ class ZeroedValue(Fault):
 
     def plant(self, case: Case, anatomy: Anatomy) -> None:
         """Zeroes the block."""
-        parts = block_views(case.model, anatomy, role_block(attention_of(anatomy, self.layer), "value"))
-
-        keep(case, lambda: zero_share(parts, self.strength))
+        block = role_block(attention_of(anatomy, self.layer), "value")
+        hold(case, lambda model, _: zero_share(block_views(model, anatomy, block), self.strength))
 
     def places(self, anatomy: Anatomy) -> tuple[str, ...]:
         """The value projection."""
