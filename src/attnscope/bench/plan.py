@@ -91,7 +91,9 @@ class Size:
         seeds: of the faults, controls and their healthy twins.
         bank_seeds: of the healthy runs that thresholds come from.
         arms: pairs of (place, severity) that every fault is planted at; all nine make the full factorial.
-        early_moments: at what other shares of the training the first arm of the first seed is looked at.
+        rotated: whether each seed has the next of the arms, instead of all of them: a balanced fraction, in which
+            place, severity and seed vary together.
+        early_moments: at what other shares of the training the faults of the first seed are looked at.
         faults: only these; all when empty.
         controls: only these; all when empty.
         about: what it costs, for `--help`.
@@ -101,6 +103,7 @@ class Size:
     seeds: tuple[int, ...]
     bank_seeds: tuple[int, ...]
     arms: tuple[tuple[int, int], ...]
+    rotated: bool = False
     early_moments: tuple[float, ...] = ()
     faults: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
@@ -110,7 +113,7 @@ class Size:
 SUBJECTS = (
     "han_reviews", "han_keyed", "conv3d_digits", "distilbert_reviews", "gpt_copying", "gpt_reviews", "vit_digits",
 )  # fmt: skip
-DIAGONAL = ((0, 0), (1, 1), (2, 2))
+EACH_ONCE_BY_SIX = ((0, 0), (1, 1), (2, 2), (0, 2), (1, 0), (2, 1))  # places and severities, each twice
 SIZES = {
     "smoke": Size(
         subjects=("han_keyed", "gpt_copying"),
@@ -125,9 +128,10 @@ SIZES = {
         subjects=SUBJECTS,
         seeds=tuple(range(6)),
         bank_seeds=tuple(range(6, 18)),
-        arms=DIAGONAL,
-        early_moments=(0.1, 0.5),
-        about="seven subjects, every mistake at three places and severities, six seeds: hours on two cores",
+        arms=EACH_ONCE_BY_SIX,
+        rotated=True,
+        early_moments=(0.1,),
+        about="seven subjects, every mistake with six seeds over three places and severities: hours on two cores",
     ),
     "paper": Size(
         subjects=(*SUBJECTS, "distilbert_pretrained", "distilbert_sst", "distilbert_trec"),
@@ -169,9 +173,12 @@ def plan(size: Size, progress: Callable[[int, int, str], None] | None = None) ->
             continue
         made.cases += [BenchCase(name, seed=seed) for seed in (*size.seeds, *size.bank_seeds)]
         case = subject.case()
-        for template in (*_faulty(size, subject, case, made.left_out), *_controlled(size, name)):
+        for template in _controlled(size, name):
             for seed in size.seeds:
                 by_seed[seed].append(replace(template, seed=seed))
+        for index, seed in enumerate(size.seeds):
+            arms = (size.arms[index % len(size.arms)],) if size.rotated else size.arms
+            by_seed[seed] += [replace(each, seed=seed) for each in _faulty(size, arms, subject, case, made.left_out)]
     for seed, cases in by_seed.items():
         made.cases += cases
         if seed == size.seeds[0]:
@@ -179,21 +186,26 @@ def plan(size: Size, progress: Callable[[int, int, str], None] | None = None) ->
     return made
 
 
-def _faulty(size: Size, subject: Subject, case: Case, left_out: dict[str, str]) -> Iterator[BenchCase]:
+def _faulty(
+    size: Size, arms: Sequence[tuple[int, int]], subject: Subject, case: Case, left_out: dict[str, str]
+) -> Iterator[BenchCase]:
+    """The faults that apply, at each arm; arms that are the same for a fault (it has no layer) are one."""
     anatomy = anatomy_of(case)
     for name in size.faults or catalogue.names("faults"):
         member = catalogue.load("faults", name)
         if not size.faults and not _is_asked(subject.model, member.ids):
             continue
-        for place, severity in size.arms if member.layered else size.arms[: len(member.severities)]:
+        planned = {}
+        for place, severity in arms:
             layer = layer_at(anatomy, place) if member.layered else 0
             strength = member.severities[min(severity, len(member.severities) - 1)]
-            why = _why_not(member(strength=strength, layer=layer), case, anatomy)
             where = PLACES[place] if member.layered else ""
+            why = _why_not(member(strength=strength, layer=layer), case, anatomy)
             if why:
                 left_out[f"{subject.name}/{name}/{where or '-'}"] = why
-                continue
-            yield BenchCase(subject.name, FAULT, name, where, layer, strength)
+            else:
+                planned[where, layer, strength] = BenchCase(subject.name, FAULT, name, where, layer, strength)
+        yield from planned.values()
 
 
 def _why_not(fault: Fault, case: Case, anatomy: Anatomy) -> str:
@@ -215,7 +227,7 @@ def _is_asked(model: str, ids: Sequence[str]) -> bool:
         return any(HAN.fullmatch(each) for each in ids)
     if model == "conv3d_attention":
         return any(VIDEO.fullmatch(each) for each in ids)
-    if model == "gpt":
+    if model.startswith("gpt"):
         return any(each in DECODER for each in ids)
     if model == "vit":
         return any(each in PATCHES for each in ids)
