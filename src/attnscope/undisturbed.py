@@ -185,6 +185,13 @@ class _KeptTensor:
             tensor.grad = self.gradient
 
 
+def _is_freed(tensor: Tensor) -> bool:
+    """Whether the storage was given back, as FSDP does with what it has gathered; reading it ends the process."""
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided or tensor.numel() == 0:
+        return False
+    return tensor.untyped_storage().size() == 0
+
+
 def _hooks_of(tensor: Tensor) -> list[tuple[str, Any]]:
     names = ("_backward_hooks", "_post_accumulate_grad_hooks")
     return [(name, getattr(tensor, name, None)) for name in names]
@@ -242,7 +249,7 @@ class _Holders:
             return
         if isinstance(value, Tensor):
             self.seen[id(value)] = value
-            if not (value.is_meta or is_lazy(value)):
+            if not (value.is_meta or is_lazy(value) or _is_freed(value)):
                 self.tensors.append(value)
                 self.visit(getattr(value, "__dict__", {}), 1)
             return

@@ -10,12 +10,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from attnscope.anatomy.blocks import Block, ParameterSlice, Role
+from attnscope.curvature.cohen2022adaptive import seen_by
+from attnscope.curvature.combined import Joined
 from attnscope.curvature.distributed import AcrossProcesses, shared_hessian
 from attnscope.curvature.hessian import Hessian
 from attnscope.curvature.hutchinson import trace
@@ -77,6 +80,64 @@ def of_perceptron(model, batch, halves):
     }
 
 
+def in_training(shard):
+    """A model sharded as a whole and in a part, that has made a step, and whose root still holds whole parameters."""
+    model, batches = model_and_batches()
+    shard(model.mlp)
+    shard(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    tiny_loss(model, batches[0]).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    model(batches[0][0])
+    return model, batches, optimizer
+
+
+def fully_sharded(policy: MixedPrecisionPolicy):
+    model, batches = model_and_batches()
+    fully_shard(model.mlp, mp_policy=policy)
+    fully_shard(model, mp_policy=policy)
+    before = model(batches[0][0]).detach()
+    found = estimates(shared_hessian(model, batches, tiny_loss, tiny_blocks(model), dtype=torch.float64))
+    found["as before"] = torch.equal(model(batches[0][0]).detach(), before)
+    tiny_loss(model, batches[0]).backward()
+    found["still sharded"] = all(
+        isinstance(item, DTensor) and isinstance(item.grad, DTensor) for item in model.parameters()
+    )
+    return found
+
+
+def by_another_method():
+    """The loss calls the model by a method that FSDP2 has wrapped as it wraps forward."""
+    model, batch, halves = perceptron()
+    model.logits = model.forward
+    register_fsdp_forward_method(fully_shard(model), "logits")
+
+    def loss(model, batch):
+        return nn.functional.cross_entropy(model.logits(batch[0]), batch[1])
+
+    operator = Hessian(model, [batch], loss, halves, dtype=torch.float64)
+    return operator.matvec({"upper": Probes(operator, 1).gaussian("upper", 0)})
+
+
+def sharpness_seen(shard):
+    """What Adam sees, by its own state, which FSDP2 shards too."""
+    model, batches, optimizer = in_training(shard)
+    operator = Hessian(model, batches, tiny_loss, tiny_blocks(model), dtype=torch.float64)
+    return lanczos(Joined(seen_by(optimizer, model, operator.blocks, operator)), max_steps=12)["all"].top
+
+
+def sharded_twice():
+    mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("data", "tensor"))
+    model, batch, halves = perceptron()
+    parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    try:
+        Hessian(fully_shard(model, mesh=mesh["data"]), [batch], perceptron_loss, halves)
+    except CaseError as error:
+        return str(error)
+    return "taken"
+
+
 def main(rank: int, world: int, meeting: str, results: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
     model, batches = model_and_batches()
@@ -102,11 +163,12 @@ def main(rank: int, world: int, meeting: str, results: str) -> None:
     except CaseError as error:
         found["not checked"] = str(error)
     found["spread"] = type(model[0].weight).__name__
-    model, batch, halves = perceptron()
-    try:
-        Hessian(fully_shard(model), [batch], perceptron_loss, halves)
-    except CaseError as error:
-        found["fsdp"] = str(error)
+    found["fsdp"] = fully_sharded(MixedPrecisionPolicy())
+    found["fsdp rounded"] = fully_sharded(MixedPrecisionPolicy(param_dtype=torch.bfloat16, output_dtype=torch.bfloat16))
+    found["fsdp method"] = by_another_method()
+    found["fsdp seen"] = sharpness_seen(fully_shard)
+    if world == 2:
+        found["fsdp twice"] = sharded_twice()
     torch.save(found, results)
     dist.destroy_process_group()
 

@@ -11,7 +11,14 @@ from attnscope.curvature.distributed import AcrossProcesses, shared_hessian
 from attnscope.curvature.hessian import Hessian
 from attnscope.curvature.operator import Probes
 from attnscope.errors import CaseError
-from curvature.one_of_several import model_and_batches, of_perceptron, one_process, perceptron
+from curvature.one_of_several import (
+    model_and_batches,
+    of_perceptron,
+    one_process,
+    perceptron,
+    perceptron_loss,
+    sharpness_seen,
+)
 from reference.curvature_cases import tiny_batch, tiny_blocks, tiny_loss
 
 SCRIPT = Path(__file__).with_name("one_of_several.py")
@@ -83,8 +90,43 @@ def test_tensor_parallel_weights_are_looked_through(together):
 
 
 @pytest.mark.slow
-def test_fsdp_is_refused_with_the_way_out(together):
-    assert all("is sharded by FSDP" in rank["fsdp"] and "shared_hessian" in rank["fsdp"] for rank in together)
+@pytest.mark.parametrize("policy", ["fsdp", "fsdp rounded"])
+def test_fully_sharded_models_give_what_one_process_gives(together, policy):
+    expected = one_process(torch.float64)
+    for rank in together:
+        found = rank[policy]
+        for key in ("norms", "traces", "tops"):
+            scale = float(expected[key].abs().max())
+            torch.testing.assert_close(found[key], expected[key], rtol=1e-10, atol=1e-10 * scale)
+        for key in ("product", "pruned"):
+            for name, vector in expected[key].items():
+                torch.testing.assert_close(found[key][name], vector, rtol=1e-10, atol=1e-10 * float(vector.abs().max()))
+        assert torch.equal(found["norms"], together[0][policy]["norms"])
+
+
+@pytest.mark.slow
+def test_fully_sharded_models_go_on_as_before(together):
+    for rank in together:
+        assert rank["fsdp"]["as before"]
+        assert rank["fsdp"]["still sharded"]
+
+
+@pytest.mark.slow
+def test_fully_sharded_by_another_method_and_with_its_optimiser(together):
+    model, batch, halves = perceptron()
+    alone = Hessian(model, [batch], perceptron_loss, halves, dtype=torch.float64)
+    expected = alone.matvec({"upper": Probes(alone, 1).gaussian("upper", 0)})
+    seen = sharpness_seen(lambda module: module)
+    for rank in together:
+        for name, vector in expected.items():
+            torch.testing.assert_close(rank["fsdp method"][name], vector, rtol=1e-10, atol=1e-12)
+        # The step before it was made in float32, its gradient added up in another order.
+        assert rank["fsdp seen"] == pytest.approx(seen, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_models_sharded_twice_are_refused_with_the_way_out(together):
+    assert all("sharded twice" in rank["fsdp twice"] for rank in together if "fsdp twice" in rank)
 
 
 def test_a_model_that_computes_with_other_tensors_is_refused():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from attnscope.curvature.sharded import full, gathered, without_gathering
 from attnscope.errors import CaseError
 
 
@@ -19,6 +20,7 @@ class Moment:
     While `standing`, the model computes with the copies and is in eval mode; outside, it is untouched. The
     copies are leaves of their own, so a graph that was built on them stays valid when the user goes on
     training, and no gradient or hook of the user's parameters is ever reached. Tied tensors stay tied.
+    Parameters that FSDP2 has sharded are whole in the copies, and the model does not gather its own meanwhile.
 
     Attributes:
         model: the user's model.
@@ -32,6 +34,7 @@ class Moment:
         self._copies: dict[int, Tensor] = {}
         self._kept: list[Tensor] = []  # ids stay unique only as long as the originals live
         self.parameters: dict[str, Tensor] = {}
+        self._gathered = gathered(model)
         self.originals = tuple(model.parameters())
         for name, parameter in model.named_parameters():
             self.parameters[name] = self._copy(parameter, name in differentiate)
@@ -62,7 +65,8 @@ class Moment:
         if known is None:
             with torch.inference_mode(False):
                 dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
-                known = tensor.detach().to(dtype, copy=True)
+                source = full(tensor.detach()) if id(tensor) in self._gathered else tensor.detach()
+                known = source.to(dtype, copy=True)
                 if isinstance(tensor, nn.Parameter):
                     known = nn.Parameter(known, requires_grad=differentiate)
             self._copies[id(tensor)] = known
@@ -70,7 +74,8 @@ class Moment:
         return known
 
     def _changes_in(self, module: nn.Module) -> Iterator[tuple[Any, Any, Any, Any]]:
-        """Every place in a module that holds a tensor: `(container, key, original, copy)`."""
+        """Every place in a module that holds a tensor, or gathers one: `(container, key, original, copy)`."""
+        yield from without_gathering(module)
         for registry in (module._parameters, module._buffers):
             for name, tensor in registry.items():
                 if tensor is not None:
@@ -130,6 +135,7 @@ def _check_tensor(what: str, name: str, tensor: Tensor) -> None:
         return
     if tensor.is_floating_point() and tensor.numel():
         # A buffer may hold -inf by design (an additive mask); a parameter may not.
+        tensor = full(tensor)  # all processes must come to the same answer
         bad = tensor.isnan() if what != "parameter" else ~tensor.isfinite()
         if bool(bad.any()):
             where = tuple(int(index) for index in bad.nonzero()[0])

@@ -1,6 +1,9 @@
-"""Parameters that are spread over devices as DTensors (tensor parallelism), and models that hide theirs (FSDP)."""
+"""Parameters that are spread over devices as DTensors: by tensor parallelism, or by FSDP2, which hides whole ones."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,20 +34,70 @@ def spread_as(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 def refuse_hidden_parameters(model: nn.Module) -> None:
-    """Refuses a model that computes with other tensors than the parameters it shows.
+    """Refuses a model that computes with other tensors than the parameters it shows, and cannot be made to.
 
     Raises:
-        CaseError: the model, or a part of it, is sharded by FSDP.
+        CaseError: the model, or a part of it, is sharded by FSDP's first version, or by FSDP2 over tensor parallelism.
     """
     for name, module in model.named_modules():
-        kinds = {kind.__name__ for kind in type(module).__mro__}
-        if kinds & {"FSDPModule", "FullyShardedDataParallel"}:
+        if "FullyShardedDataParallel" in _kinds(module):
             where = f"module {name!r}" if name else "the model"
             raise CaseError(
-                f"{where} is sharded by FSDP, which gathers other tensors for each pass and frees them before a second "
-                "derivative can be taken. Use the model before fully_shard with shared_hessian, which shares the data "
-                "between processes, or shard it by tensor parallelism (parallelize_module)"
+                f"{where} is sharded by FSDP1 (FullyShardedDataParallel), which keeps flat pieces in the "
+                "place of parameters. Use fully_shard (FSDP2), or the model before it was sharded"
             )
+    for name, parameter in model.named_parameters():
+        shards = [place for place in getattr(parameter, "placements", ()) if place.is_shard()]
+        if len(shards) > 1 and any("FSDPModule" in _kinds(module) for module in model.modules()):
+            raise CaseError(
+                f"parameter {name!r} is sharded twice, by fully_shard and by tensor parallelism; curvature takes one "
+                "or the other. Use the model before fully_shard, which leaves it spread by parallelize_module"
+            )
+
+
+def gathered(model: nn.Module) -> frozenset[int]:
+    """The ids of the parameters that `fully_shard` has sharded, which must be gathered before they are used.
+
+    A module that still holds its whole parameters after a forward pass is sharded first: what it holds meanwhile may
+    have been rounded for the forward pass (`MixedPrecisionPolicy`).
+    """
+    found: set[int] = set()
+    for module in model.modules():
+        if "FSDPModule" in _kinds(module):
+            reshard: Callable[[], None] = module.reshard  # type: ignore[assignment]
+            reshard()
+    for module in model.modules():
+        if "FSDPModule" in _kinds(module):
+            found |= {id(parameter) for parameter in module.parameters()}
+    return frozenset(found)
+
+
+def without_gathering(module: nn.Module) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """What to change in a module so that FSDP2 does not gather its parameters: `(container, key, original, changed)`.
+
+    FSDP2 puts the sharded parameters' gathered values in their place in hooks around forward, and frees them before
+    a second derivative can be taken. Without those hooks the module computes with what stands in it.
+    """
+    if "FSDPModule" not in _kinds(module):
+        return
+    for key in ("_forward_pre_hooks", "_forward_hooks"):
+        hooks = module.__dict__[key]
+        kept = {number: hook for number, hook in hooks.items() if not _of_fsdp(getattr(hook, "__module__", None))}
+        yield module.__dict__, key, hooks, type(hooks)(kept)
+    for name, value in list(module.__dict__.items()):
+        if name.startswith("__composable_api_state_key"):  # leads to the gathered tensors, which are freed by now
+            yield module.__dict__, name, value, type(value)()
+        # A method that register_fsdp_forward_method has wrapped.
+        if hasattr(value, "__wrapped__") and _of_fsdp(getattr(value, "__globals__", {}).get("__name__")):
+            yield module.__dict__, name, value, value.__wrapped__
+
+
+def _kinds(module: nn.Module) -> set[str]:
+    return {kind.__name__ for kind in type(module).__mro__}
+
+
+def _of_fsdp(name: str | None) -> bool:
+    return (name or "").startswith("torch.distributed.fsdp")
 
 
 def zeros(parameter: Tensor) -> Tensor:
