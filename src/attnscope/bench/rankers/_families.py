@@ -1,0 +1,99 @@
+"""Families of readings, each as a distance from what is usual, place by place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from attnscope.anatomy.blocks import ATTENTION_ROLES, parse_place
+from attnscope.bench.learned import FAMILIES
+from attnscope.bench.rankers._attention import UsualAttention
+from attnscope.bench.rankers._pairs import by_pair, per_block
+from attnscope.bench.rankers._readings import Array, Usual, by_block
+from attnscope.bench.row import Row
+
+_BLOCKS = {
+    "gradient": ("gradient_norm", True),
+    "gradient_to_weight": ("gradient_to_weight", True),
+    "gradient_variance": ("gradient_variance", True),
+    "update": ("update_to_weight", True),
+    "movement": ("weight_distance", True),
+    "activation": ("activation_norm", True),
+    "ablation": ("block_ablation", True),
+    "curvature": ("relative_curvature", True),
+    "negative_share": ("negative_share", False),
+    "preconditioned": ("preconditioned_top_eigenvalue", True),
+}
+_ATTENTION = frozenset(role.value for role in ATTENTION_ROLES)
+
+
+@dataclass(frozen=True)
+class UsualFamilies:
+    """What is usual for every family."""
+
+    blocks: Mapping[str, Usual]
+    pairs: Usual
+    attention: UsualAttention
+    known: dict[str, tuple[tuple[str, ...], Array]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, bank: Sequence[Row]) -> UsualFamilies:
+        """From healthy rows."""
+        blocks = {
+            family: Usual.of(bank, by_block(lens), logarithmic=ratio) for family, (lens, ratio) in _BLOCKS.items()
+        }
+        return cls(blocks, Usual.of(bank, by_pair), UsualAttention.of(bank))
+
+    def features(self, row: Row) -> tuple[tuple[str, ...], Array]:
+        """Blocks, sites and heads of a row, and ln(1 + distance) of each in every family, then 1 for sites."""
+        if row.key not in self.known:
+            self.known[row.key] = self._features(row)
+        return self.known[row.key]
+
+    def _features(self, row: Row) -> tuple[tuple[str, ...], Array]:
+        columns = {family: _sizes(usual.oddness(row)) for family, usual in self.blocks.items()}
+        columns["coupling"] = per_block(self.pairs.oddness(row))
+        heads, layers = self.attention.head_distances(row), self.attention.layer_distances(row)
+        columns["attention"] = {**_of_layers(row, layers), **heads}
+        places = (*row.blocks, *row.sites, *heads)
+        matrix = np.zeros((len(places), len(FAMILIES) + 1))
+        for column, family in enumerate(FAMILIES):
+            found = columns[family]
+            matrix[:, column] = [found.get(place, 0.0) for place in places]
+        matrix = np.log1p(matrix)
+        _borrow(row, matrix)
+        return places, matrix
+
+
+def _borrow(row: Row, matrix: Array) -> None:
+    """A site has the readings of the oddest attention block of its layer, and says so in the last column."""
+    total = matrix.sum(1)
+    oddest: dict[int, int] = {}
+    for index, (role, layer) in enumerate(zip(row.roles, row.layers, strict=True)):
+        if role in _ATTENTION and (layer not in oddest or total[index] > total[oddest[layer]]):
+            oddest[layer] = index
+    for index, site in enumerate(row.sites, start=len(row.blocks)):
+        matrix[index, -1] = 1.0
+        number = parse_place(site)[0]
+        if number in oddest:
+            matrix[index, :-1] = np.maximum(matrix[index, :-1], matrix[oddest[number], :-1])
+
+
+def _sizes(distances: Mapping[str, float]) -> dict[str, float]:
+    return {place: abs(z) for place, z in distances.items()}
+
+
+def _of_layers(row: Row, distances: Mapping[str, float]) -> dict[str, float]:
+    """What is odd about a layer's attention, at its attention blocks and sites."""
+    found = {
+        block: distances[f"L{layer}"]
+        for block, role, layer in zip(row.blocks, row.roles, row.layers, strict=True)
+        if role in _ATTENTION and f"L{layer}" in distances
+    }
+    for site in row.sites:
+        name = f"L{parse_place(site)[0]}"
+        if name in distances:
+            found[site] = distances[name]
+    return found

@@ -1,0 +1,66 @@
+"""The kill test against counting all flips, and what it says of whole benchmarks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bench_rows
+from attnscope.bench.kill import KILLED, SURVIVED, UNTESTED, mutant_of, sign_flip, verdicts
+
+
+@given(st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=8))
+def test_every_flip_is_counted(values: list[float]) -> None:
+    flips = [sum(s * v for s, v in zip(signs, values, strict=True)) for signs in product((1, -1), repeat=len(values))]
+    expected = sum(flip >= sum(values) - 1e-9 for flip in flips) / len(flips)
+    assert sign_flip(values) == pytest.approx(expected)
+
+
+def test_six_seeds_that_all_fall_give_the_least_p() -> None:
+    assert sign_flip([0.1, 0.2, 0.05, 0.3, 0.01, 0.2]) == 1 / 64
+
+
+def test_many_pairs_are_flipped_at_random_and_nearly_as_exact() -> None:
+    values = np.random.default_rng(0).normal(0.4, 1.0, 25)
+    normal = 0.5 * math.erfc(values.sum() / math.sqrt(2 * (values**2).sum()))
+    assert sign_flip(values) == pytest.approx(normal, abs=0.01)
+
+
+def test_a_fault_that_lowers_quality_is_killed_and_a_silent_one_survives() -> None:
+    rows = bench_rows.bench(subjects=("han_keyed",), layers=(1,))
+    found = {verdict.mutant[1]: verdict for verdict in verdicts(rows).values() if verdict.mutant[2] == "middle"}
+    assert found["missing_scale"].verdict == KILLED
+    assert found["missing_scale"].p == 1 / 64
+    assert found["missing_scale"].fall == pytest.approx(0.3, abs=0.05)
+    assert found["silent"].verdict == SURVIVED
+
+
+def test_four_seeds_can_never_kill() -> None:
+    rows = bench_rows.bench(subjects=("han_keyed",), seeds=range(4), layers=(1,))
+    found = verdicts(rows)[mutant_of(bench_rows.faulty("missing_scale"))]
+    assert (found.verdict, found.p) == (UNTESTED, 1 / 16)
+
+
+def test_a_task_that_gets_easier_survives_and_is_told() -> None:
+    rows = [replace(row, quality=0.99) if row.arm == "fault" else row for row in bench_rows.bench(layers=(1,))]
+    found = verdicts(rows)[mutant_of(bench_rows.faulty("padding_attended"))]
+    assert found.verdict == SURVIVED
+    assert found.improved
+
+
+def test_a_quality_that_is_no_number_counts_as_none() -> None:
+    rows = [replace(row, quality=math.nan) if row.arm == "fault" else row for row in bench_rows.bench(layers=(1,))]
+    found = verdicts(rows)[mutant_of(bench_rows.faulty("silent"))]
+    assert found.verdict == KILLED
+    assert found.fall == pytest.approx(0.9, abs=0.02)
+
+
+def test_a_missing_twin_is_passed_over() -> None:
+    rows = [row for row in bench_rows.bench(layers=(1,)) if not (row.arm == "healthy" and row.seed == 3)]
+    assert verdicts(rows)[mutant_of(bench_rows.faulty("frozen_key"))].n == 5
