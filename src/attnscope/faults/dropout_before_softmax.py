@@ -26,6 +26,8 @@ class DropoutBeforeSoftmax(Fault):
 
     recognised_as: ClassVar[tuple[str, ...]] = ("dropout_before_softmax",)
     visibility: ClassVar[str] = "I"
+    ids: ClassVar[tuple[str, ...]] = ("SPD",)
+    severities: ClassVar[tuple[float, ...]] = (1 / 3, 1.0, 5 / 3)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs the softmax's line."""

@@ -27,6 +27,8 @@ class FutureLeak(Fault):
 
     recognised_as: ClassVar[tuple[str, ...]] = ("future_leak",)
     visibility: ClassVar[str] = "I"
+    ids: ClassVar[tuple[str, ...]] = ("MCB",)
+    severities: ClassVar[tuple[float, ...]] = (0.5, 0.75, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a causal mask."""

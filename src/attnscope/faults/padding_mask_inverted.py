@@ -26,6 +26,7 @@ class PaddingMaskInverted(Fault):
 
     recognised_as: ClassVar[tuple[str, ...]] = ("padding_mask_inverted", "padding_attended")
     visibility: ClassVar[str] = "I"
+    ids: ClassVar[tuple[str, ...]] = ("MIM",)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a mask."""

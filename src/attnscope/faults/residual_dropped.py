@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
-from attnscope.faults._residual import drop_residual
+from attnscope.faults._residual import residual_obstacle, retell_residual
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,20 @@ class ResidualDropped(Fault):
     """
 
     recognised_as: ClassVar[tuple[str, ...]] = ("residual_dropped",)
+    ids: ClassVar[tuple[str, ...]] = ("RRS", "V12")
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a residual whose line is known."""
-        step = attention_of(anatomy, self.layer).residual_step
-        return "" if step is not None and step.source is not None else "no residual was found beside this attention"
+        return residual_obstacle(attention_of(anatomy, self.layer))
 
     def plant(self, case: Case, anatomy: Anatomy) -> None:
         """Changes the addition."""
-        drop_residual(case.model, anatomy, (attention_of(anatomy, self.layer).layer,), self.strength)
+        left = 1 - self.strength
+
+        def tell(attended: Tensor, residual: Tensor, training: bool) -> Tensor:
+            return attended + left * residual
+
+        retell_residual(case.model, anatomy, (attention_of(anatomy, self.layer).layer,), tell)
 
     def places(self, anatomy: Anatomy) -> tuple[str, ...]:
         """The residual."""

@@ -27,6 +27,7 @@ class SwappedQueryKey(Fault):
 
     recognised_as: ClassVar[tuple[str, ...]] = ("swapped_query_key",)
     visibility: ClassVar[str] = "C"
+    ids: ClassVar[tuple[str, ...]] = ("QSW",)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs both projections, of equal shape."""
