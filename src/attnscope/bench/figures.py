@@ -11,10 +11,11 @@ import numpy as np
 from attnscope.pages.scale import Scale
 from attnscope.pages.svg import element, line, picture, polyline, tooltip, words
 
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 760.0, 56.0, 150.0, 14.0, 330.0
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 900.0, 56.0, 120.0, 14.0, 390.0
 SIDE = 330.0
 COLOURS = {"baseline": "s3", "curvature": "s0", "exact": "s2", "combination": "s1", "chance": "s3"}
-GAP = 13.0
+LETTER = 6.1  # mean width of a letter in a figure's text
+Box = tuple[float, float, float, float]
 
 
 def cost_against_quality(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -45,26 +46,41 @@ def cost_against_quality(entries: Sequence[Mapping[str, Any]]) -> str:
             parts.append(words(f"{cost}", place(cost, 0)[0], BOTTOM + 16, anchor="middle", class_="t dim"))
     parts.append(words("cost in gradients →", WIDTH - RIGHT, BOTTOM + 34, anchor="end", class_="t dim"))
     parts.append(words("↑ MRR", LEFT, BOTTOM + 34, class_="t dim"))
-    taken: list[tuple[float, float]] = []
-    for entry in sorted(drawn, key=lambda item: -item["metrics"]["mrr"]["value"]):
-        x, y = place(entry["cost"], entry["metrics"]["mrr"]["value"])
-        parts += _mark(entry, x, y, taken)
+    ordered = sorted(drawn, key=lambda item: -item["metrics"]["mrr"]["value"])
+    spots = [place(entry["cost"], entry["metrics"]["mrr"]["value"]) for entry in ordered]
+    marks, names = [], []
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
+    for entry, (x, y) in zip(ordered, spots, strict=True):
+        value = entry["metrics"]["mrr"]["value"]
+        said = f"{entry['ranker']}: MRR {value:.2f}, {entry['cost']:.0f} gradients"
+        colour = COLOURS.get(entry["family"], "s3")
+        marks.append(element("circle", tooltip(said), cx=x, cy=y, r=4.0, class_=f"mark {colour}"))
+        names += _name(entry["ranker"].replace("_", " "), x, y, taken)
+    parts += [*names, *marks]
     return picture(WIDTH, BOTTOM + 42, "".join(parts), label="MRR of each ranker over its cost in gradients")
 
 
-def _mark(entry: Mapping[str, Any], x: float, y: float, taken: list[tuple[float, float]]) -> list[str]:
-    """A mark and its name, moved down until it stands on no other name."""
-    colour = COLOURS.get(entry["family"], "s3")
-    label = y + 3.5
-    while any(abs(label - other) < GAP and abs(x - left) < 150 for left, other in taken) and label < BOTTOM + 12:
-        label += 2.0
-    taken.append((x, label))
-    said = f"{entry['ranker']}: MRR {entry['metrics']['mrr']['value']:.2f}, {entry['cost']:.0f} gradients"
-    parts = [element("circle", tooltip(said), cx=x, cy=y, r=4.0, class_=f"mark {colour}")]
-    if abs(label - y - 3.5) > 4:
-        parts.append(line(x + 4, y, x + 9, label - 3.5, "grid"))
-    parts.append(words(entry["ranker"].replace("_", " "), x + 10, label))
-    return parts
+def _name(said: str, x: float, y: float, taken: list[Box]) -> list[str]:
+    """A name beside its mark, at the nearest height where it covers nothing; none when there is no room."""
+    width = LETTER * len(said)
+    for shift in sorted(range(-60, 61, 4), key=abs):
+        for right in (True, False):
+            left = x + 9 if right else x - 9 - width
+            box = (left, y + shift - 7, left + width, y + shift + 6)
+            inside = left > LEFT + 2 and left + width < WIDTH and TOP < y + shift < BOTTOM - 5
+            if not inside or any(_overlap(box, other) for other in taken):
+                continue
+            taken.append(box)
+            name = words(said, left, y + shift + 3.5)
+            if abs(shift) <= 6:
+                return [name]
+            end = left - 2 if right else left + width + 2
+            return [line(x, y, end, y + shift, "axis thin"), name]
+    return []
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def reliability_curve(found: Mapping[str, Any]) -> str:

@@ -17,11 +17,10 @@ FAMILIES = (
     "gradient", "gradient_to_weight", "gradient_variance", "update", "movement", "activation", "ablation",
     "curvature", "negative_share", "preconditioned", "coupling", "attention",
 )  # fmt: skip
-UNLEARNED: Mapping[str, float] = {
-    FINDING: 100.0,
-    **dict.fromkeys(FAMILIES, 1.0 / len(FAMILIES)),
-    SITE: -1e-6,  # what was read is the block; sites borrow from it
-}
+# What is believed before any lesson, and held to where lessons say nothing: findings come first, all families weigh
+# the same, and what was read is the block, from which sites borrow.
+PLACES: Mapping[str, float] = {FINDING: 10.0, **dict.fromkeys(FAMILIES, 0.1), SITE: -1e-3}
+DETECTION: Mapping[str, float] = {"finding": 6.0, "oddness": 1.0, "intercept": -3.0}
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,8 @@ class Learned:
         about: which rows it was learnt from, by which command.
     """
 
-    places: Mapping[str, float] = field(default_factory=lambda: dict(UNLEARNED))
-    detection: Mapping[str, float] = field(
-        default_factory=lambda: {"finding": 6.0, "oddness": 1.0, "intercept": 0.0}
-    )
+    places: Mapping[str, float] = field(default_factory=lambda: dict(PLACES))
+    detection: Mapping[str, float] = field(default_factory=lambda: dict(DETECTION))
     calibration: Calibration = field(default_factory=Calibration)
     about: Mapping[str, Any] = field(default_factory=dict)
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnscope.bench.calibration import Calibration, Claim
-from attnscope.bench.learned import FAMILIES, FINDING, SITE, Learned
+from attnscope.bench.learned import DETECTION, FAMILIES, FINDING, PLACES, SITE, Learned
 from attnscope.bench.places import at_level, truth
 from attnscope.bench.rankers._families import UsualFamilies
 from attnscope.bench.rankers._findings import graver
@@ -96,8 +96,7 @@ def _places(lessons: Sequence[Lesson], base: Learned) -> dict[str, float] | None
         return loss, x.T @ (among_all - among_right) / len(edges)
 
     names = (FINDING, *FAMILIES, SITE)
-    start = np.array([0.0 if name == SITE else 0.3 for name in names])
-    weights = _descended(value, start, np.array([name != SITE for name in names]))
+    weights = _descended(value, np.array([PLACES[name] for name in names]), np.array([name != SITE for name in names]))
     return dict(zip(names, weights.tolist(), strict=True))
 
 
@@ -116,27 +115,31 @@ def _detection(lessons: Sequence[Lesson], learned: Learned) -> dict[str, float] 
         wrong = np.exp(-np.logaddexp(0.0, margin))  # chance of the other answer
         return float((share * np.logaddexp(0.0, -margin)).sum()), -x.T @ (share * sign * wrong)
 
-    weights = _descended(value, np.zeros(3), np.array([True, True, False]))
-    return dict(zip(("finding", "oddness", "intercept"), weights.tolist(), strict=True))
+    weights = _descended(value, np.array(list(DETECTION.values())), np.array([True, True, False]))
+    return dict(zip(DETECTION, weights.tolist(), strict=True))
 
 
-def _descended(value: Callable[[Array], tuple[float, Array]], start: Array, positive: npt.NDArray[np.bool_]) -> Array:
-    """Projected gradient descent with a step that grows until it fails, on the loss and a small ridge."""
-    weights, step = start, 1.0
-    loss, gradient = value(weights)
-    loss, gradient = loss + 0.5 * RIDGE * float(weights @ weights), gradient + RIDGE * weights
+def _descended(value: Callable[[Array], tuple[float, Array]], prior: Array, positive: npt.NDArray[np.bool_]) -> Array:
+    """Projected gradient descent with a step that grows until it fails, on the loss and a small pull to the prior."""
+
+    def pulled(weights: Array) -> tuple[float, Array]:
+        loss, gradient = value(weights)
+        away = weights - prior
+        return loss + 0.5 * RIDGE * float(away @ away), gradient + RIDGE * away
+
+    weights, step = prior, 1.0
+    loss, gradient = pulled(weights)
     for _ in range(STEPS):
         moved = weights - step * gradient
         moved = np.where(positive, np.maximum(moved, 0.0), moved)
-        new, slope = value(moved)
-        new += 0.5 * RIDGE * float(moved @ moved)
+        new, slope = pulled(moved)
         if new > loss - 1e-4 * float(gradient @ (weights - moved)):
             step *= 0.4
             if step < 1e-9:
                 break
             continue
         done = loss - new < 1e-9
-        weights, loss, gradient = moved, new, slope + RIDGE * moved
+        weights, loss, gradient = moved, new, slope
         step *= 1.6
         if done:
             break

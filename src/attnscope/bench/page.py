@@ -23,9 +23,7 @@ def page(data: Mapping[str, Any]) -> str:
     """The page as text."""
     style = asset("page.css") + asset("study.css") + asset("bench.css")
     template = environment().from_string(asset("bench.html"))
-    return template.render(
-        **context(data), style=Markup(style), policy=policy(style, "")
-    )
+    return template.render(**context(data), style=Markup(style), policy=policy(style, ""))
 
 
 def context(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +63,7 @@ def _headline(best: Mapping[str, Any] | None, data: Mapping[str, Any]) -> str:
         return "No fault changed its task: nothing to compare"
     top, found = best["metrics"]["top_1"]["value"], best["metrics"]["auroc"]["value"]
     first = "the right place is unknown" if math.isnan(top) else f"the right place comes first in {100 * top:.0f} %"
-    second = "" if math.isnan(found) else f", AUROC {found:.2f}"
+    second = "" if math.isnan(found) else f"; AUROC {found:.3f}"
     return f"Of {plural(best['rows'], 'faulty run')}, {first}{second}"
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from attnscope import catalogue
-from attnscope.bench.banks import BankKey, Banks
+from attnscope.bench.banks import UNPAIRED, BankKey, Banks
 from attnscope.bench.folds import Fold, folds
 from attnscope.bench.kill import Mutant, Verdict, mutant_of, verdicts
 from attnscope.bench.learned import Learned
@@ -196,6 +196,14 @@ def _scale(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float,
     if spread < LEAST_SPREAD * max(1.0, abs(middle)):
         spread = float(values.std())
     return middle, spread if spread > LEAST_SPREAD * max(1.0, abs(middle)) else 1.0
+
+
+def learned_from(rows: Sequence[Row], setting: str = UNPAIRED, about: Mapping[str, str] | None = None) -> Learned:
+    """What all rows teach, for use on runs that are not among them; the report never scores these rows with it."""
+    bench = Bench.of(rows)
+    banks = Banks.of(bench.rows, setting)
+    learned = bench.taught(setting, banks, [row for row in bench.rows if banks.speaks_of(row)], "nothing")
+    return replace(learned, about={**learned.about, **(about or {})})
 
 
 def fold_of(rows: Sequence[Row], split: str) -> dict[str, Fold]:

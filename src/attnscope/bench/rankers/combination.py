@@ -25,8 +25,8 @@ class Combination(Ranker):
     weighed as learnt.
 
     **Places**: the calibrated confidence of the place's finding (halved for each finding before it), plus
-    ln(1 + distance from healthy runs) of each family of readings, weighed as learnt. Unlearnt, a finding weighs
-    more than all readings together.
+    ln(1 + distance from healthy runs) of each family of readings, weighed as learnt. Unlearnt, findings come
+    first.
 
     **Reference**: McFadden 1974 (the conditional logit that the weights are learnt with).
     """
