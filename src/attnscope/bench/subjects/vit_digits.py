@@ -14,8 +14,8 @@ from attnscope.case import Case
 from attnscope.models.vit import Vit
 
 PATCH, N_LAYERS = 2, 4
-BATCH, PROBE, TESTED = 32, 16, 64
-N_HELD_OUT = 7 * TESTED + 4 * PROBE
+BATCH, PROBE, TESTED = 32, 32, 64
+N_HELD_OUT = 6 * TESTED + 4 * PROBE
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class VitDigits(Subject):
     model: ClassVar[str] = "vit"
     task: ClassVar[str] = "digits"
     steps: ClassVar[int] = 300
-    n_held_out: ClassVar[int] = 7
+    n_held_out: ClassVar[int] = 6
     healthy_quality: ClassVar[float] = 0.85
     chance: ClassVar[float] = 0.1
 
