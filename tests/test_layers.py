@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "curvature": {"errors", "anatomy.blocks", "undisturbed"},
     "models": {"errors", "anatomy.blocks"},
     "margin": {"errors"},
+    "workers": {"errors"},
     "tasks": {"errors"},
     "start": {"errors"},
     "case": {"errors", "calling", "models", "tasks", "start"},
@@ -89,7 +90,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "portrait": {
         "errors",
+        "factory",
         "plain",
+        "whole_file",
+        "workers",
         "calling",
         "readings",
         "anatomy",
@@ -103,10 +107,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": EVERYTHING,
     "__main__": EVERYTHING,
     "cli": EVERYTHING,
+    "cli_bench": EVERYTHING,
+    "cli_curvature": EVERYTHING,
+    "cli_terminal": set(),
     "testing": EVERYTHING,
     "demo": EVERYTHING,
 }
-LAZY = {"cli", "demo", "__init__"}
+LAZY = {"cli", "cli_bench", "cli_curvature", "demo", "__init__"}
 
 
 def unit_of(module: str) -> str:

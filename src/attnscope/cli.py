@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnscope import __version__
+from attnscope.cli_curvature import Target, curvature
 from attnscope.errors import AttnscopeError
 from attnscope.whole_file import write_whole
 
@@ -59,11 +60,6 @@ class FailOn(StrEnum):
     warning = "warning"
     note = "note"
     never = "never"
-
-
-Target = Annotated[
-    str, typer.Argument(metavar="FILE.py:FACTORY", help="A function without arguments that returns a Case.")
-]
 
 
 def _version(wanted: bool) -> None:
@@ -160,90 +156,7 @@ def check(
         raise typer.Exit(FOUND)
 
 
-class Level(StrEnum):
-    """How a model is cut into blocks."""
-
-    projection = "projection"
-    head = "head"
-    layer = "layer"
-
-
-class Measure(StrEnum):
-    """What of the curvature is measured."""
-
-    spectrum = "spectrum"
-    coupling = "coupling"
-    density = "density"
-
-
-@app.command()
-def curvature(
-    target: Target,
-    blocks: Annotated[Level, typer.Option(help="One block per projection, per head or per layer.")] = Level.projection,
-    only: Annotated[list[str] | None, typer.Option(help="Only blocks of these names (`L*.Q`).")] = None,
-    measure: Annotated[
-        list[Measure] | None,
-        typer.Option(help="spectrum: ends of every block; coupling: all pairs; density: the whole (default: all)."),
-    ] = None,
-    budget: Annotated[
-        float | None, typer.Option(help="In gradients (default: 300, or a minute where that is more).", min=1)
-    ] = None,
-    precision: Annotated[
-        float, typer.Option(help="Relative standard error at which the couplings stop; 0 spends the budget.", min=0)
-    ] = 0.1,
-    batches: Annotated[int, typer.Option(help="How many of the case's batches are used.", min=1)] = 1,
-    examples: Annotated[
-        int | None, typer.Option(help="Split batches into pieces of so many examples: less memory.", min=1)
-    ] = None,
-    memory: Annotated[float, typer.Option(help="Gigabytes of basis vectors held at once.", min=0.01)] = 1.0,
-    double: Annotated[bool, typer.Option("--double", help="Products in float64.")] = False,
-    training: Annotated[
-        int, typer.Option(help="Also train a copy so many steps and follow its curvature.", min=0)
-    ] = 0,
-    resume: Annotated[
-        Path | None, typer.Option(help="Keep the survey of couplings here; go on from it when it exists.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn at random.")] = 0,
-    format: Annotated[str, typer.Option("--format", help="`text` or `json`.")] = "text",
-    html: Annotated[Path | None, typer.Option(help="Also write a page with figures (opens offline).")] = None,
-    figures: Annotated[Path | None, typer.Option(help="Also write the figures as SVG files to this folder.")] = None,
-    png: Annotated[bool, typer.Option("--png", help="The figures also as PNG, by a Chromium on the path.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
-) -> None:
-    """Measures how sharply the loss bends in every block, and how strongly blocks bend together.
-
-    Ctrl-C prints what is known so far; with --resume FILE a later run goes on from there.
-
-    Example: `attnscope curvature train.py:make_case --blocks head --only 'L0*' --html curvature.html`
-    """
-    from attnscope.factory import load_case
-    from attnscope.formats.curvature_table import print_curvature
-    from attnscope.portrait.portrait import MEASURES, Request, portray
-
-    if format not in ("text", "json"):
-        raise typer.BadParameter(f"--format is text or json, found {format!r}")
-    request = Request(
-        level=blocks.value, only=tuple(only or ()), measures=tuple(item.value for item in measure or ()) or MEASURES,
-        budget=budget, precision=precision or None, n_batches=batches, max_examples=examples,
-        held=int(memory * 1e9 / (8 if double else 4)), double=double, seed=seed, training_steps=training,
-    )
-    case = load_case(target)
-    with _progress(quiet) as progress:
-        found = portray(case, request, resume=resume, tell=progress).to_dict()
-    found["command"] = shlex.join(["attnscope", *sys.argv[1:]])
-    if format == "json":
-        typer.echo(json.dumps(found, indent=1))
-    else:
-        print_curvature(found, _console())
-    if html is not None:
-        from attnscope.pages.curvature_page import curvature_page
-
-        written = curvature_page(found, html, command=found["command"])
-        _say(f"page written to {written} ({written.stat().st_size / 1e3:.0f} kB, opens offline)")
-    if figures is not None:
-        _write_figures(found, figures, png)
-    if resume is not None:
-        _say(f"survey kept in {resume}")
+app.command()(curvature)
 
 
 @app.command()
@@ -472,20 +385,6 @@ def _write_report(diagnosis: Diagnosis, path: Path) -> None:
 
     written = draw(diagnosis, path)
     _say(f"report written to {written} ({written.stat().st_size / 1e3:.0f} kB, opens offline)")
-
-
-def _write_figures(portrait: dict[str, Any], folder: Path, png: bool) -> None:
-    from attnscope.pages.curvature_page import write_figures
-    from attnscope.pages.raster import browser, to_png
-
-    written = write_figures(portrait, folder)
-    _say(f"{len(written)} figures written to {folder}")
-    program = browser() if png else None
-    if png and program is None:
-        _say("no PNG: there is no Chromium on the path")
-    for file in written if program else ():
-        if program and to_png(file, program) is None:
-            _say(f"{program} made no PNG of {file}")
 
 
 def _open(path: Path) -> None:

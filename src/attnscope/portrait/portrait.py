@@ -18,7 +18,7 @@ from attnscope.anatomy.trace import trace
 from attnscope.anatomy.unwrap import unwrapped
 from attnscope.calling import default_forward
 from attnscope.case import Case, default_loss
-from attnscope.curvature.cohen2022adaptive import KNOWN, seen_by
+from attnscope.curvature.cohen2022adaptive import KNOWN, seen_by, steps_of
 from attnscope.curvature.combined import Joined
 from attnscope.curvature.hessian import Hessian
 from attnscope.curvature.lanczos import BOTTOM, TOP, lanczos
@@ -287,6 +287,7 @@ class _Work:
         except CaseError as error:
             self.notes.append(f"no stability limit: {error}")
             return
+        self.readings |= tables.of_limits(steps_of(optimizer, self.model, self.hessian.blocks))
         self.say("what the optimiser sees")
 
         def stop() -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attnscope.anatomy.blocks import Anatomy, Block
+from attnscope.curvature.cohen2022adaptive import Steps
 from attnscope.curvature.coupling import Coupling
 from attnscope.curvature.estimate import Estimate
 from attnscope.curvature.hessian import Hessian
@@ -193,3 +194,18 @@ def of_stability(ritz: Ritz) -> Reading:
     return Reading(
         "stability", np.array(ritz.top), (), "limit", facts={"residual": ritz.top_residual, "steps": ritz.steps}
     )
+
+
+def of_limits(steps: Steps) -> dict[str, Reading]:
+    """The largest stable eigenvalue of every block's Hessian, where the optimiser steps alike in the whole block."""
+    values = []
+    for name, rate in steps.rates.items():
+        alike = bool((rate == rate[0]).all()) and float(rate[0]) > 0
+        values.append(steps.limits[name] / float(rate[0]) - steps.decay[name] if alike else np.nan)
+    if not np.isfinite(values).any():
+        return {}
+    return {
+        "stability_limit": Reading(
+            "stability_limit", np.array(values), ("block",), CURVATURE, {"block": tuple(steps.rates)}
+        )
+    }
