@@ -12,7 +12,7 @@ import numpy as np
 from attnscope import catalogue
 from attnscope.bench.banks import SETTINGS
 from attnscope.bench.folds import SPLITS, family
-from attnscope.bench.kill import KILLED, SURVIVED
+from attnscope.bench.kill import KILLED, SURVIVED, UNTESTED
 from attnscope.bench.learned import Learned
 from attnscope.bench.metrics import auprc, auroc, chance, gradients, macro_f1, threshold
 from attnscope.bench.row import FAULT, Row
@@ -30,7 +30,7 @@ CLASS_WORDS = {
     "I": "an exact identity",
     "B": "time or memory",
 }
-STRATA = (KILLED, SURVIVED)
+STRATA = (KILLED, SURVIVED, UNTESTED)
 CHANCE = "(chance)"
 
 

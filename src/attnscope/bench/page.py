@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from attnscope.bench.banks import SETTINGS, UNPAIRED
 from attnscope.bench.figures import cost_against_quality, reliability_curve
-from attnscope.bench.kill import KILLED
+from attnscope.bench.kill import KILLED, UNTESTED
 from attnscope.bench.leaderboard import CHANCE, CLASS_WORDS, STRATA
 from attnscope.bench.wording import COLUMNS, difference, p_value, plural, shown, stratum_words
 from attnscope.pages.page import asset, environment, policy
@@ -92,6 +92,8 @@ def _boards(data: Mapping[str, Any]) -> list[dict[str, Any]]:
                 if entries:
                     title = said if visibility == "all" else f"{visibility}: {said}"
                     classes.append({"title": title, "entries": entries, "open": visibility == "all"})
+            if stratum == UNTESTED and not classes:
+                continue
             found.append({
                 "setting": setting, "stratum": stratum, "words": stratum_words(stratum), "classes": classes,
                 "chance": CHANCE, "open": (setting, stratum) == (UNPAIRED, KILLED),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attnscope.bench.banks import SETTINGS, UNPAIRED
-from attnscope.bench.kill import KILLED
+from attnscope.bench.kill import KILLED, UNTESTED
 from attnscope.bench.leaderboard import CLASS_WORDS, STRATA
 from attnscope.bench.page import page
 from attnscope.bench.row import Row
@@ -87,7 +87,7 @@ def _leaderboard(entries: Sequence[Mapping[str, Any]], setting: str, stratum: st
     parts = [f"## Leaderboard: {setting}, {stratum_words(stratum)}", ""]
     chosen = [entry for entry in entries if entry["setting"] == setting and entry["stratum"] == stratum]
     if not chosen:
-        return [*parts, "No rows.", ""]
+        return [] if stratum == UNTESTED else [*parts, "No rows.", ""]
     for visibility, said in CLASS_WORDS.items():
         rows = [entry for entry in chosen if entry["class"] == visibility]
         if not rows:

@@ -11,7 +11,7 @@ import numpy as np
 from attnscope import catalogue
 from attnscope.bench.banks import UNPAIRED, BankKey, Banks
 from attnscope.bench.folds import Fold, folds
-from attnscope.bench.kill import Mutant, Verdict, mutant_of, verdicts
+from attnscope.bench.kill import SURVIVED, Mutant, Verdict, mutant_of, verdicts
 from attnscope.bench.learned import Learned
 from attnscope.bench.learning import learn
 from attnscope.bench.metrics import Located, located
@@ -112,8 +112,8 @@ class Bench:
         return _standardised([found[row.key] for row in rows]), taught
 
     def taught(self, setting: str, banks: Banks, rows: Sequence[Row], held_out: str) -> Learned:
-        """What killed faults, healthy rows and controls at the last moment teach."""
-        lessons = [row for row in rows if self.final(row) and self.stratum(row) in ("killed", "")]
+        """What faults that may have changed the task, healthy rows and controls teach, at the last moment."""
+        lessons = [row for row in rows if self.final(row) and self.stratum(row) != SURVIVED]
         about = {"setting": setting, "held out": held_out, "rows": len(lessons)}
         return learn([(row, self.usual(setting, banks, row)) for row in lessons], about)
 

@@ -121,7 +121,7 @@ def _missing(rows: Sequence[Row], bench: Bench) -> list[str]:
             said.append(f"No row holds {reading}, so {name} says nothing.")
     untested = sum(verdict.verdict == "untested" for verdict in bench.verdicts.values())
     if untested:
-        said.append(f"{untested} mutants have fewer than five pairs of seeds and are in neither stratum.")
+        said.append(f"{untested} mutants have fewer than five pairs of seeds and stand apart.")
     nowhere = sum(row.arm == FAULT and not bench.levels(row).truth["place"] for row in bench.rows)
     if nowhere:
         said.append(f"{nowhere} faulty rows name no place that the model has; they count for detection only.")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from attnscope.bench.kill import KILLED
+from attnscope.bench.kill import KILLED, SURVIVED, UNTESTED
 
 # metric, head of its column, what it means
 COLUMNS = (
@@ -59,7 +59,11 @@ def plural(amount: int, noun: str) -> str:
 
 def stratum_words(stratum: str) -> str:
     """What a stratum holds."""
-    return "faults that changed the task" if stratum == KILLED else "faults that the task survived"
+    return {
+        KILLED: "faults that changed the task",
+        SURVIVED: "faults that the task survived",
+        UNTESTED: "faults with too few seeds to tell whether they changed the task",
+    }[stratum]
 
 
 def _number(value: float) -> str:

@@ -24,7 +24,8 @@ class Ranker(ABC):
 
     Class facts:
         family: `baseline`, `curvature`, `exact` or `combination`.
-        lenses: the readings that it needs; their cost is its cost.
+        lenses: the readings that it needs, and those that did its work because they came first; their cost is its
+            cost. `diagnosis` is the whole diagnosis.
     """
 
     family: ClassVar[str] = "baseline"

@@ -34,7 +34,7 @@ class Combination(Ranker):
     family: ClassVar[str] = "combination"
     lenses: ClassVar[tuple[str, ...]] = (
         "diagnosis", "gradient_norm", "gradient_to_weight", "gradient_variance", "update_to_weight",
-        "activation_norm", "block_ablation", "relative_curvature", "negative_share",
+        "activation_norm", "block_ablation", "block_trace", "relative_curvature", "negative_share",
         "preconditioned_top_eigenvalue", "coupling", "entropy", "largest_score", "head_contribution",
     )  # fmt: skip
     learned: Learned = field(default_factory=Learned)

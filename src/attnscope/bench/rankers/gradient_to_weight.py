@@ -20,5 +20,5 @@ class GradientToWeight(LargestFirst):
     """
 
     family: ClassVar[str] = "baseline"
-    lenses: ClassVar[tuple[str, ...]] = ("gradient_to_weight",)
+    lenses: ClassVar[tuple[str, ...]] = ("gradient_norm", "gradient_to_weight")  # they share the gradient
     reading: ClassVar[str] = "gradient_to_weight"

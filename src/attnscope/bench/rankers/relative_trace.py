@@ -20,5 +20,5 @@ class RelativeTrace(FarthestFirst):
     """
 
     family: ClassVar[str] = "curvature"
-    lenses: ClassVar[tuple[str, ...]] = ("relative_curvature",)
+    lenses: ClassVar[tuple[str, ...]] = ("block_trace", "relative_curvature")  # they share their products
     reading: ClassVar[str] = "relative_curvature"
