@@ -44,6 +44,11 @@ def blocks_of_parameters(anatomy: Anatomy, name: str) -> tuple[str, ...]:
     return (name, *others)
 
 
+def module_of_block(anatomy: Anatomy, name: str) -> str:
+    """The module path of a block's first parameter: its name where the trace no longer knows its role."""
+    return anatomy.block(name).slices[0].parameter.rpartition(".")[0]
+
+
 def role_block(attention: Attention, role: str) -> str:
     """The block of a role in an attention, or an empty string when it has none."""
     return dict(attention.blocks).get(role, "")

@@ -84,6 +84,11 @@ def applied(module: nn.Module, hidden: Tensor, weight: Tensor, bias: Tensor | No
     return nn.functional.linear(hidden, weight, bias)
 
 
+def mixed(right: Tensor, wrong: Tensor, strength: float) -> Tensor:
+    """(1 - strength) right + strength wrong; at 1 nothing leads back to what is right, as in wrong code."""
+    return wrong if strength == 1 else right.lerp(wrong, strength)
+
+
 @dataclass
 class Reweighted:
     """A forward hook: the same layer with its weights changed by a function."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from attnscope.anatomy.blocks import Anatomy, Attention, Kind
 from attnscope.case import Case, default_forward, default_loss
+from attnscope.faults import copy_of
 from attnscope.faults._parameters import role_block
 from attnscope.faults._projections import owner_of, run_quietly
 
@@ -111,15 +112,14 @@ def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[Place, Any]:
     return given
 
 
-def starved_blocks(case: Case, anatomy: Anatomy, changed: nn.Module) -> tuple[str, ...]:
-    """The blocks whose gradient is lost in a changed copy of the case's model: those upstream of the cut.
+def blocks_of_asked(case: Case, anatomy: Anatomy, layer: int) -> tuple[str, ...]:
+    """The blocks that only the keys and values of an attention depend on: the encoder of the stream it looks at.
 
-    Args:
-        case: the healthy case.
-        anatomy: of its model.
-        changed: a copy of the model in which a source is cut off.
+    They are those whose gradient is lost when that stream is detached in a copy of the case.
     """
-    before, after = _gradients(case, case.model), _gradients(case, changed)
+    cut = copy_of(case)
+    change_sources(cut, anatomy, layer, lambda asking, asked: (asking, asked.detach()))
+    before, after = _gradients(case, case.model), _gradients(cut, cut.model)
     lost = {name for name, found in before.items() if found and not after[name]}
     return tuple(block.name for block in anatomy.blocks if all(piece.parameter in lost for piece in block.slices))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy, Form
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
+from attnscope.faults._projections import mixed
 from attnscope.faults._scores import Scores, obstacle_of, retell, seen_scores
 
 SCORED = (Form.ADDITIVE, Form.POOLED)
@@ -50,8 +51,8 @@ class ActivationRemoved(Fault):
             if scores.activated is None:
                 return scores.normalise(scores.masked())
             inner, outer, remade = scores.activated
-            mixed = inner if self.strength == 1 else outer.lerp(inner, self.strength)
-            return scores.normalise(scores.masked(scores.remake(scores.query, remade(mixed))))
+            key = remade(mixed(outer, inner, self.strength))
+            return scores.normalise(scores.masked(scores.remake(scores.query, key)))
 
         retell(case.model, anatomy, (attention_of(anatomy, self.layer).layer,), tell)
 

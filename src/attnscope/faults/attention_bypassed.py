@@ -16,16 +16,16 @@ from attnscope.faults._scores import Scores, obstacle_of, retell
 
 @dataclass(frozen=True)
 class AttentionBypassed(Fault):
-    """Takes the mean of all allowed values; scores are made and not used.
+    """Takes the mean of all allowed values; scores are made, and nothing of them is used.
 
     **Injects**: (1 - strength) pattern + strength times the same weight for every allowed key.
 
-    **Strength**: the share of the mean; at 1 nothing leads from query and key to the output.
+    **Strength**: the share of the mean; at 1 it is the mean itself, for any scores.
 
-    **Visible as**: parameters of query and key without any path to the output, hence no gradient and no curvature.
+    **Visible as**: even weights, and exactly no gradient and no curvature for query and key.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ("uniform_attention", "unused_parameter", "cut_gradient")
+    recognised_as: ClassVar[tuple[str, ...]] = ("uniform_attention",)
     visibility: ClassVar[str] = "I"
     ids: ClassVar[tuple[str, ...]] = ("H11",)
     severities: ClassVar[tuple[float, ...]] = (0.5, 0.9, 1.0)
@@ -39,8 +39,6 @@ class AttentionBypassed(Fault):
 
         def tell(scores: Scores) -> Tensor:
             mean = scores.normalise(scores.masked(torch.zeros_like(scores.bare)))
-            if self.strength == 1:
-                return mean
             return scores.normalise(scores.masked()).lerp(mean, self.strength)
 
         retell(case.model, anatomy, (attention_of(anatomy, self.layer).layer,), tell)

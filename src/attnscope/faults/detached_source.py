@@ -10,7 +10,8 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, anatomy_of, attention_of
-from attnscope.faults._sources import change_sources, obstacle_of_sources, starved_blocks
+from attnscope.faults._projections import mixed
+from attnscope.faults._sources import blocks_of_asked, change_sources, obstacle_of_sources
 from attnscope.findings import Label
 
 
@@ -39,15 +40,15 @@ class DetachedSource(Fault):
         """Hooks that module."""
 
         def change(asking: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
-            return asking, asked.detach() if self.strength == 1 else asked.detach().lerp(asked, 1 - self.strength)
+            return asking, mixed(asked, asked.detach(), self.strength)
 
         change_sources(case, anatomy, attention_of(anatomy, self.layer).layer, change)
 
     def label(self, case: Case) -> Label:
         """The encoder that gets no gradient, then the place of the cut."""
         label, anatomy = super().label(case), anatomy_of(case)
-        cut = replace(self, strength=1.0).inject(case)
-        return replace(label, places=(*starved_blocks(case, anatomy, cut.model), *label.places))
+        blocks = blocks_of_asked(case, anatomy, attention_of(anatomy, self.layer).layer)
+        return replace(label, places=(*blocks, *label.places))
 
     def places(self, anatomy: Anatomy) -> tuple[str, ...]:
         """The attention that the stream is cut off from; `label` names the encoder before it."""

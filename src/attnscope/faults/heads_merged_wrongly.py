@@ -11,7 +11,7 @@ from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
 from attnscope.faults._parameters import role_block
-from attnscope.faults._projections import CONVOLUTIONS, InputChanged, obstacle_of_projection, owner_of
+from attnscope.faults._projections import CONVOLUTIONS, InputChanged, mixed, obstacle_of_projection, owner_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class HeadsMergedWrongly(Fault):
     recognised_as: ClassVar[tuple[str, ...]] = ("heads_mixed",)
     visibility: ClassVar[str] = "I"
     ids: ClassVar[tuple[str, ...]] = ("D3",)
-    severities: ClassVar[tuple[float, ...]] = (0.3, 0.6, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs several heads and an output projection of their joint width."""
@@ -49,7 +48,7 @@ class HeadsMergedWrongly(Fault):
         wrong = _merged_channels if isinstance(owner, CONVOLUTIONS) else _merged
 
         def change(merged: Tensor) -> Tensor:
-            return merged.lerp(wrong(merged, attention.n_heads), self.strength)
+            return mixed(merged, wrong(merged, attention.n_heads), self.strength)
 
         if isinstance(owner, nn.Module):
             owner.register_forward_pre_hook(InputChanged(change))

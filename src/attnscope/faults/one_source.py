@@ -10,7 +10,8 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, anatomy_of, attention_of
-from attnscope.faults._sources import change_sources, obstacle_of_sources, starved_blocks
+from attnscope.faults._projections import mixed
+from attnscope.faults._sources import blocks_of_asked, change_sources, obstacle_of_sources
 from attnscope.findings import Label
 
 
@@ -38,15 +39,15 @@ class OneSource(Fault):
         """Hooks that module."""
 
         def change(asking: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
-            return asking, asking if self.strength == 1 else asked.lerp(asking, self.strength)
+            return asking, mixed(asked, asking, self.strength)
 
         change_sources(case, anatomy, attention_of(anatomy, self.layer).layer, change)
 
     def label(self, case: Case) -> Label:
         """With the encoder that nothing depends on any more among the places."""
         label, anatomy = super().label(case), anatomy_of(case)
-        cut = replace(self, strength=1.0).inject(case)
-        return replace(label, places=(*label.places, *starved_blocks(case, anatomy, cut.model)))
+        blocks = blocks_of_asked(case, anatomy, attention_of(anatomy, self.layer).layer)
+        return replace(label, places=(*label.places, *blocks))
 
     def places(self, anatomy: Anatomy) -> tuple[str, ...]:
         """What is made from the wrong source."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
+from attnscope.faults._projections import mixed
 from attnscope.faults._values import obstacle_of_values, revalue
 
 
@@ -43,7 +44,7 @@ class PermutedValues(Fault):
 
         def change(value: Tensor, axis: int) -> Tensor:
             order = by_columns(value.shape[axis]).to(value.device)
-            return value.lerp(value.index_select(axis, order), self.strength)
+            return mixed(value, value.index_select(axis, order), self.strength)
 
         revalue(case.model, anatomy, attention_of(anatomy, self.layer).layer, change)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
+from attnscope.faults._projections import mixed
 from attnscope.faults._values import obstacle_of_values, revalue
 
 
@@ -40,7 +41,7 @@ class ShiftedWeights(Fault):
         """Shifts the values of the layer."""
 
         def change(value: Tensor, axis: int) -> Tensor:
-            return value.lerp(value.roll(1, dims=axis), self.strength)
+            return mixed(value, value.roll(1, dims=axis), self.strength)
 
         revalue(case.model, anatomy, attention_of(anatomy, self.layer).layer, change)
 

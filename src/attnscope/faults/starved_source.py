@@ -10,8 +10,7 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, anatomy_of, attention_of
-from attnscope.faults._sources import change_sources, obstacle_of_sources, starved_blocks
-from attnscope.faults.one_source import OneSource
+from attnscope.faults._sources import blocks_of_asked, change_sources, obstacle_of_sources
 from attnscope.findings import Label
 
 SHARE = 0.01
@@ -49,8 +48,8 @@ class StarvedSource(Fault):
     def label(self, case: Case) -> Label:
         """The encoder of the weak stream, then what it feeds."""
         label, anatomy = super().label(case), anatomy_of(case)
-        cut = OneSource(layer=self.layer).inject(case)
-        return replace(label, places=(*starved_blocks(case, anatomy, cut.model), *label.places))
+        blocks = blocks_of_asked(case, anatomy, attention_of(anatomy, self.layer).layer)
+        return replace(label, places=(*blocks, *label.places))
 
     def places(self, anatomy: Anatomy) -> tuple[str, ...]:
         """What is made from the weak stream; `label` names its encoder."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault
-from attnscope.faults._projections import OutputChanged
+from attnscope.faults._projections import OutputChanged, mixed
 from attnscope.faults._recurrent import obstacle_of_direction, recurrent_blocks, recurrent_modules
 
 
@@ -44,7 +44,7 @@ class StatesMisaligned(Fault):
         def change(states: Tensor) -> Tensor:
             forward, backward = states.chunk(2, dim=-1)
             time = 1 if first_axis and states.ndim == 3 else 0
-            return torch.cat((forward, backward.lerp(backward.flip(time), self.strength)), dim=-1)
+            return torch.cat((forward, mixed(backward, backward.flip(time), self.strength)), dim=-1)
 
         module.register_forward_hook(OutputChanged(change))
 

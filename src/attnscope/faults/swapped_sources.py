@@ -10,6 +10,7 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
+from attnscope.faults._projections import mixed
 from attnscope.faults._sources import change_sources, obstacle_of_sources
 
 
@@ -36,7 +37,7 @@ class SwappedSources(Fault):
         """Hooks that module."""
 
         def change(asking: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
-            return asking.lerp(asked, self.strength), asked.lerp(asking, self.strength)
+            return mixed(asking, asked, self.strength), mixed(asked, asking, self.strength)
 
         change_sources(case, anatomy, attention_of(anatomy, self.layer).layer, change)
 

@@ -11,7 +11,7 @@ from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
 from attnscope.faults._parameters import role_block
-from attnscope.faults._projections import Reweighted, obstacle_of_projection, owner_of
+from attnscope.faults._projections import Reweighted, mixed, obstacle_of_projection, owner_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TransposedOutput(Fault):
         owner = owner_of(case.model, anatomy, role_block(attention_of(anatomy, self.layer), "output"))
 
         def change(weight: Tensor) -> Tensor:
-            return weight.lerp(weight.transpose(0, 1), self.strength)
+            return mixed(weight, weight.transpose(0, 1), self.strength)
 
         if owner is not None:
             owner.register_forward_hook(Reweighted(change))

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from attnscope.anatomy.blocks import Anatomy, Attention
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
-from attnscope.faults._parameters import role_block
-from attnscope.faults._projections import applied, obstacle_of_projection, owner_of
+from attnscope.faults._parameters import module_of_block, role_block
+from attnscope.faults._projections import applied, mixed, obstacle_of_projection, owner_of
 
 
 @dataclass
@@ -71,7 +71,7 @@ class ValuesOfAnotherLayer(Fault):
         )
 
         def mix(own: Tensor, others: Tensor) -> Tensor:
-            return others if self.strength == 1 else own.lerp(others, self.strength)
+            return mixed(own, others, self.strength)
 
         if mine is not None:
             mine.register_forward_hook(FromAnother(other, mix))
@@ -79,4 +79,5 @@ class ValuesOfAnotherLayer(Fault):
     def places(self, anatomy: Anatomy) -> tuple[str, ...]:
         """The layer's own values, then those that are used in their place."""
         mine, other = attention_of(anatomy, self.layer), self._other(anatomy)
-        return (role_block(mine, "value"), f"{mine.name}.V", role_block(other, "value"))
+        own = role_block(mine, "value")
+        return (own, f"{mine.name}.V", module_of_block(anatomy, own), role_block(other, "value"))
