@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import bench_rows
 from attnscope.bench.kill import KILLED, SURVIVED, UNTESTED, mutant_of, sign_flip, verdicts
+from attnscope.bench.row import Row
 
 
 @given(st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=8))
@@ -64,3 +65,16 @@ def test_a_quality_that_is_no_number_counts_as_none() -> None:
 def test_a_missing_twin_is_passed_over() -> None:
     rows = [row for row in bench_rows.bench(layers=(1,)) if not (row.arm == "healthy" and row.seed == 3)]
     assert verdicts(rows)[mutant_of(bench_rows.faulty("frozen_key"))].n == 5
+
+
+def test_cells_of_one_seed_are_tested_together() -> None:
+    """Each seed at another place and strength: six pairs decide, not one."""
+    common = {"subject": "s", "model": "m", "task": "t"}
+    rows = [Row(f"h{seed}", arm="healthy", seed=seed, quality=0.9, **common) for seed in range(6)]
+    cells = [(place, strength) for strength in (0.5, 1.0) for place in ("early", "middle", "late")]
+    for seed, (where, strength) in enumerate(cells):
+        rows.append(
+            Row(f"f{seed}", arm="fault", change="x", where=where, strength=strength, seed=seed, quality=0.6, **common)
+        )
+    found = list(verdicts(rows).values())
+    assert [(item.n, item.p, item.verdict, item.pooled) for item in found] == [(6, 1 / 64, KILLED, True)] * 6

@@ -62,8 +62,14 @@ def prepared(bench: BenchCase) -> tuple[Subject, Case, Row]:
 
 
 def _trained(bench: BenchCase, subject: Subject, row: Row) -> tuple[Case, Row]:
-    case = subject.case()
     control: Control | None = None
+    if bench.arm == CONTROL:
+        control = catalogue.load("controls", bench.change)(seed=bench.seed)
+    if control is not None and control.after_training:
+        case, row = _healthy_twin(subject, bench.moment, row)
+        case = control.applied(case)
+        return case, replace(row, quality=subject.quality(case))
+    case = subject.case()
     if bench.arm == FAULT:
         fault: Fault = catalogue.load("faults", bench.change)(
             strength=bench.strength, layer=bench.layer, seed=bench.seed
@@ -73,15 +79,15 @@ def _trained(bench: BenchCase, subject: Subject, row: Row) -> tuple[Case, Row]:
             row, places=label.places, recognised_as=fault.recognised_as, visibility=label.visibility, ids=fault.ids
         )
         case = fault.inject(case)
-    elif bench.arm == CONTROL:
-        control = catalogue.load("controls", bench.change)(seed=bench.seed)
-        if not control.after_training:
-            case = control.applied(case)
+    elif control is not None:
+        case = control.applied(case)
+    return _after_training(subject, case, bench.moment, row)
+
+
+def _after_training(subject: Subject, case: Case, moment: float, row: Row) -> tuple[Case, Row]:
     start = {name: value.detach().clone() for name, value in case.model.named_parameters()}
     began = time.perf_counter()
-    losses = subject.trained(case, steps=round(subject.steps * bench.moment))
-    if control is not None and control.after_training:
-        case = control.applied(case)
+    losses = subject.trained(case, steps=round(subject.steps * moment))
     case.start = start
     tail = losses[-max(1, len(losses) // 10) :]
     picked = np.unique(np.linspace(0, len(losses) - 1, N_LOSSES).round().astype(int)).tolist() if losses else []
@@ -90,6 +96,19 @@ def _trained(bench: BenchCase, subject: Subject, row: Row) -> tuple[Case, Row]:
         losses=tuple(losses[index] for index in picked), cost={"training": time.perf_counter() - began},
     )  # fmt: skip
     return case, row
+
+
+_twin: dict[tuple[Subject, float], tuple[Case, Row]] = {}
+
+
+def _healthy_twin(subject: Subject, moment: float, row: Row) -> tuple[Case, Row]:
+    """The trained healthy case that a control rewrites; the last one is kept, as many controls follow each other."""
+    key = (subject, moment)
+    if key not in _twin:
+        _twin.clear()
+        _twin[key] = _after_training(subject, subject.case(), moment, row)
+    case, seen = _twin[key]
+    return case, replace(row, quality=seen.quality, loss=seen.loss, losses=seen.losses, cost=dict(seen.cost))
 
 
 def _looked_at(bench: BenchCase, subject: Subject, row: Row) -> Row:

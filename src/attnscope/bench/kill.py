@@ -3,14 +3,15 @@
 A mutant is killed when its quality is below that of its healthy twin of the same seed in a way that chance
 explains at most once in twenty times: of all 2^n ways to flip the signs of the n differences, at most a share of
 0.05 gives a mean as large. With six seeds the smallest p is 1/64, with five 1/32; with four it is 1/16, so fewer
-than five seeds can never kill.
+than five seeds can never kill. Where each seed has another place and strength (the small size), no single cell has
+seeds enough: its runs are tested together with the other cells of the same fault in the same subject.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,7 @@ class Verdict:
         fall: mean of how much lower the quality is than the healthy twin's.
         p: of the test that it is lower; `p_better`: that it is higher (a leak of the future does that).
         verdict: `killed`, `survived` or `untested` (too few seeds for any p to be small enough).
+        pooled: whether `n`, `fall` and `p` are those of all places and strengths of the fault in the subject.
     """
 
     mutant: Mutant
@@ -41,6 +43,7 @@ class Verdict:
     p: float
     p_better: float
     verdict: str
+    pooled: bool = False
 
     @property
     def improved(self) -> bool:
@@ -79,7 +82,15 @@ def verdicts(rows: Sequence[Row], *, alpha: float = ALPHA) -> dict[Mutant, Verdi
         found = falls.setdefault(mutant, [])
         if row.quality is not None and twin is not None:
             found.append(_number(twin) - _number(row.quality))
-    return {mutant: _verdict(mutant, found, alpha) for mutant, found in falls.items()}
+    return {mutant: _of_cell_or_pool(mutant, falls, alpha) for mutant in falls}
+
+
+def _of_cell_or_pool(mutant: Mutant, falls: Mapping[Mutant, list[float]], alpha: float) -> Verdict:
+    alone = _verdict(mutant, falls[mutant], alpha)
+    if alone.verdict != UNTESTED:
+        return alone
+    together = [value for other, found in falls.items() if other[:2] == mutant[:2] for value in found]
+    return replace(_verdict(mutant, together, alpha), pooled=len(together) > alone.n)
 
 
 def sign_flip(differences: npt.ArrayLike, *, seed: int = 0, draws: int = 100_000) -> float:

@@ -38,7 +38,7 @@ from attnscope.lenses.weight_norms import WeightNorms
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
-N_PROBES = 4  # random signs a block's trace is estimated from
+N_PROBES = 3  # random signs a block's trace is estimated from
 BY_BLOCK: Mapping[str, Lens] = {
     "gradient_norm": GradientNorm(),
     "gradient_to_weight": GradientToWeight(),
@@ -47,8 +47,8 @@ BY_BLOCK: Mapping[str, Lens] = {
     "block_ablation": BlockAblation(),
     "block_trace": BlockTrace(n_probes=N_PROBES),
     "relative_curvature": RelativeCurvature(n_probes=N_PROBES),
-    "negative_share": NegativeShare(n_probes=2, n_steps=4),
-    "preconditioned_top_eigenvalue": PreconditionedTopEigenvalue(max_steps=4),
+    "negative_share": NegativeShare(n_probes=2, n_steps=3),
+    "preconditioned_top_eigenvalue": PreconditionedTopEigenvalue(max_steps=3),
 }
 BY_LAYER: Mapping[str, Lens] = {
     "entropy": AttentionEntropy(),
