@@ -14,6 +14,7 @@ from attnscope import catalogue
 from attnscope.anatomy.observe import observe
 from attnscope.case import Case, default_forward, default_loss
 from attnscope.faults import Fault, anatomy_of
+from attnscope.faults._parameters import block_views
 from attnscope.lenses.cached_decode import CachedDecode
 from attnscope.probe import Probe
 
@@ -402,6 +403,24 @@ class TestAfterThreeSteps:
         with torch.no_grad():
             attention.query.weight.mul_(300)
         assert not bool(logits_of(faulty).isfinite().all())
+
+    @BOTH
+    @pytest.mark.parametrize("name", ["swapped_query_key", "positions_shifted"])
+    def test_what_is_stored_wrongly_was_trained_rightly(self, model: str, name: str) -> None:
+        healthy, faulty = after_training(model, name)
+        assert torch.allclose(logits_of(healthy, train=True), logits_of(faulty, train=True), atol=1e-4)
+        assert not torch.allclose(logits_of(healthy), logits_of(faulty), atol=1e-4)
+        anatomy = anatomy_of(healthy)
+        if name == "positions_shifted":
+            own, moved = (tables(case, "positions")[0] for case in (healthy, faulty))
+            assert torch.allclose(own.roll(1, 0), moved, atol=1e-3)
+            return
+        query, key = (anatomy.attentions[0].blocks[role] for role in ("query", "key"))
+        for block, exchanged in ((query, key), (key, query)):
+            own, moved = (block_views(case.model, anatomy, each)[0] for case, each in (
+                (healthy, block), (faulty, exchanged)
+            ))
+            assert torch.allclose(own, moved, atol=1e-3)
 
     @DECODERS
     @pytest.mark.parametrize("name", CACHE)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnscope.anatomy.blocks import Anatomy, Block, Role
 from attnscope.case import Case
 from attnscope.faults import Fault
 from attnscope.faults._parameters import block_views
+from attnscope.faults._surroundings import change_input
 
 
 @dataclass(frozen=True)
 class PositionsShifted(Fault):
-    """Moves the table of learned positions by one row, once.
+    """Moves the table of learned positions by some rows.
 
-    **Injects**: row i holds what row i - 1 held. Training heals it slowly, so it is not written again.
+    **Injects**: row i holds what row i - 1 held. Where the table is an `nn.Embedding`, train mode looks the rows up
+    at their new places, as the mistake is made when trained weights are stored or loaded; elsewhere training heals
+    it slowly.
 
-    **Strength**: how far each row goes towards its neighbour; 1 moves it whole.
+    **Strength**: below 1 how far each row goes towards its neighbour (training may heal it); from 1 on by how many
+    rows the table moves.
 
     **Visible as**: moving the table back lowers the loss.
     """
@@ -28,6 +33,7 @@ class PositionsShifted(Fault):
     recognised_as: ClassVar[tuple[str, ...]] = ("positions_shifted",)
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("PSI", "V6")
+    severities: ClassVar[tuple[float, ...]] = (1.0, 2.0, 4.0)
     layered: ClassVar[bool] = False
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
@@ -36,15 +42,25 @@ class PositionsShifted(Fault):
 
     def plant(self, case: Case, anatomy: Anatomy) -> None:
         """Moves the rows."""
+        n_rows = max(1, round(self.strength))
         with torch.no_grad():
             for block in _tables(case, anatomy):
                 for table in block_views(case.model, anatomy, block.name):
-                    table.lerp_(table.roll(1, dims=_axis(table)), self.strength)
+                    table.lerp_(table.roll(n_rows, dims=_axis(table)), min(self.strength, 1.0))
+                owner = case.model.get_submodule(block.slices[0].parameter.rpartition(".")[0])
+                if self.strength >= 1 and isinstance(owner, nn.Embedding):
+                    change_input(owner, partial(_found_in_training, n_rows=n_rows))
 
     def places(self, anatomy: Anatomy) -> tuple[str, ...]:
         """The tables."""
         names = tuple(block.name for block in anatomy.blocks if block.role == Role.POSITIONS)
         return (*names, "positions")
+
+
+def _found_in_training(module: nn.Module, places: Tensor, n_rows: int) -> Tensor:
+    """In train mode each position's row is where it has been moved to."""
+    table = module.weight
+    return (places + n_rows) % len(table) if module.training and isinstance(table, Tensor) else places
 
 
 def _tables(case: Case, anatomy: Anatomy) -> list[Block]:

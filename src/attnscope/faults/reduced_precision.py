@@ -28,14 +28,14 @@ class ReducedPrecision(Fault):
 
     **Strength**: how much of the pattern comes from the rounded path.
 
-    **Visible as**: patterns on a coarse grid; nothing in the curvature.
+    **Visible as**: patterns on a coarse grid, whose rows sum to one only as far as it goes.
 
     Attributes:
         precision: `bfloat16` (8 bits), `float16` (11) or `float8_e4m3fn` (4).
     """
 
     precision: str = "bfloat16"
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("rows_not_normalised",)
     visibility: ClassVar[str] = "B"
     ids: ClassVar[tuple[str, ...]] = ("KRP",)
 
