@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from attnscope import catalogue
+from attnscope.anatomy.observe import observe
 from attnscope.bench.controls import ROUNDING, Control
 from attnscope.bench.subjects import Subject
-from attnscope.case import Case, default_forward
-from attnscope.faults import FaultError
+from attnscope.case import Case, default_forward, default_loss
+from attnscope.faults import FaultError, anatomy_of
 from attnscope.testing import check_member
 
 CONTROLS = catalogue.names("controls")
@@ -134,6 +135,37 @@ def test_the_warm_up_rises_to_the_whole_rate() -> None:
         rates.append(changed.optimizer.param_groups[0]["lr"])
         subject.trained(changed, first=number, steps=1)
     assert rates == pytest.approx([whole * share for share in (0.25, 0.5, 0.75, 1, 1, 1)])
+
+
+@pytest.mark.parametrize("subject_name", ["gpt_copying", "gpt_reviews"])
+def test_a_sink_rests_on_the_first_token_and_costs_little(subject_name: str) -> None:
+    _, case = _trained(subject_name)
+    changed = control("attention_sink").applied(case)
+    masses = [first_token_mass(each) for each in (case, changed)]
+    assert masses[0].max() < 0.3 <= masses[1].max()
+    assert ((masses[1] - masses[0]).abs() > 0.1).sum() == 1
+    assert loss_of(changed) < 1.05 * loss_of(case)
+
+
+@pytest.mark.parametrize("subject_name", ["vit_digits", "distilbert_reviews", "conv3d_digits"])
+def test_a_sink_needs_a_causal_model(subject_name: str) -> None:
+    _, case = _trained(subject_name)
+    with pytest.raises(FaultError, match="causal"):
+        control("attention_sink").applied(case)
+
+
+def first_token_mass(case: Case) -> Tensor:
+    """Of every head, the mean mass that queries put on the first token."""
+    case.model.eval()
+    forward = case.forward or default_forward
+    seen = observe(case.model, next(iter(case.batches)), anatomy=anatomy_of(case), forward=forward)
+    return torch.stack([item.pattern[..., 0].mean((0, 2)) for item in seen.attentions])
+
+
+def loss_of(case: Case) -> float:
+    batch = next(iter(case.batches))
+    with torch.no_grad():
+        return float((case.loss or default_loss)((case.forward or default_forward)(case.model.eval(), batch), batch))
 
 
 @pytest.mark.parametrize("subject_name", SUBJECTS)

@@ -60,7 +60,7 @@ class GptReviews(Subject):
             "vocab_size": UNKNOWN + 1, "n_positions": LENGTH, "n_embd": 64, "n_layer": 4, "n_head": 4, "n_inner": 128,
             "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "activation_function": "gelu_pytorch_tanh",
             "initializer_range": SPREAD, "bos_token_id": 0, "eos_token_id": 0, "use_cache": False,
-            "attn_implementation": "eager",
+            "attn_implementation": "eager", "loss_type": "ForCausalLM",
         }  # fmt: skip
         config = transformers.GPT2Config(**settings)
         with torch.random.fork_rng(devices=[]):
