@@ -40,8 +40,8 @@ def test_text_page_and_figures(target: str, tmp_path: Path) -> None:
     assert "L0.Q, L0.K" in found.output
     assert "of its stability limit" in " ".join(found.output.split())
     text = page.read_text()
-    assert all(f'id="{key}"' in text for key in ("block_map", "coupling", "spectral_density", "stability"))
-    assert len(list(figures.glob("*.svg"))) == 7
+    assert all(f'id="{key}"' in text for key in ("block_map", "coupling", "parts", "spectral_density", "stability"))
+    assert len(list(figures.glob("*.svg"))) == 9
 
 
 def test_json_by_head(target: str) -> None:
@@ -63,6 +63,13 @@ def test_resume(target: str, tmp_path: Path) -> None:
     assert (first["facts"]["resumed"], second["facts"]["resumed"]) == (False, True)
     # The precision was reached the first time, so nothing is left to do.
     assert second["readings"]["coupling"] == first["readings"]["coupling"]
+
+
+def test_without_the_gauss_newton_part(target: str) -> None:
+    found = runner.invoke(
+        cli.app, ["curvature", target, "--measure", "spectrum", "--no-gauss-newton", "--format", "json"]
+    )
+    assert not {"norm_by_part", "query_key_by_part"} & json.loads(found.stdout)["readings"].keys()
 
 
 def test_wrong_options(target: str) -> None:

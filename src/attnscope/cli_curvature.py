@@ -63,6 +63,10 @@ def curvature(
     training: Annotated[
         int, typer.Option(help="Also train a copy so many steps and follow its curvature.", min=0)
     ] = 0,
+    gauss_newton: Annotated[
+        bool | None,
+        typer.Option(help="Split the Hessian into Gauss-Newton part and residual (default: if cheaper than the rest)."),
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Keep the survey of couplings here; go on from it when it exists.")
     ] = None,
@@ -100,6 +104,7 @@ def curvature(
         level=blocks.value, only=tuple(only or ()), measures=tuple(item.value for item in measure or ()) or MEASURES,
         budget=budget, precision=precision or None, n_batches=batches, max_examples=examples,
         held=int(memory * 1e9 / (8 if double else 4)), double=double, seed=seed, training_steps=training,
+        gauss_newton=gauss_newton,
     )
     if checkpoints is not None:
         if resume is not None or training:

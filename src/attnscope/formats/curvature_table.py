@@ -132,6 +132,11 @@ def _closing(facts: Mapping[str, Any], readings: Mapping[str, Reading]) -> Itera
     if "stability" in readings:
         yield (f"the sharpest direction that the optimiser sees is at {number(float(readings['stability'].values))} of "
                "its stability limit (above 1 a step overshoots)")
+    parts = readings.get("query_key_by_part")
+    if parts is not None and np.isfinite(parts.values).any():
+        whole, first = (float(np.nanmedian(parts.values[row])) for row in (0, 1))
+        yield (f"queries and keys are coupled at {number(whole)} in the Hessian and at {number(first)} in its "
+               "Gauss-Newton part (medians, same scale)")
     for note in facts["notes"]:
         yield f"note: {note}"
     if facts["left_out"]:

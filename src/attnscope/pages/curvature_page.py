@@ -14,6 +14,7 @@ from attnscope.formats.curvature_table import COLUMNS, block_rows, headline, str
 from attnscope.formats.numbers import count, typeset
 from attnscope.pages import curvature_figures as figures
 from attnscope.pages.page import asset, environment, policy
+from attnscope.pages.part_figures import norms_by_part, query_key_by_part
 from attnscope.readings import Reading
 from attnscope.whole_file import write_whole
 
@@ -31,6 +32,14 @@ MEANS: Mapping[str, tuple[str, str, str]] = {
         "units of a block. Empty cells have an error bar that reaches zero. The strips show each block's layer.",
         "Not a correlation, and not bounded by 1: the Hessian is indefinite, and scores are the product of queries "
         "and keys. Read a pair against the same pair in other layers.",
+    ),
+    "parts": (
+        "Gauss-Newton part and residual",
+        "The Hessian is the Gauss-Newton matrix (the loss bends, the model is linear) plus a residual (the model "
+        "bends). By block: the norm of each part over the whole's. Query and key: how they are coupled in the whole "
+        "and in each part, all over the same root of ‖H_qq‖ ‖H_kk‖. Whiskers are one standard error.",
+        "The parts need not add to 1: where they cancel, both exceed the whole. Where the Gauss-Newton bar of a query "
+        "and its key is short, a method that uses that matrix (K-FAC, Fisher) does not see that the two bend together.",
     ),
     "spectral_density": (
         "Spectral density",
@@ -106,6 +115,10 @@ def drawings(portrait: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
             ("model order", figures.coupling_matrix(pairs, blocks, hierarchical=False)),
             ("hierarchical order", figures.coupling_matrix(pairs, blocks, hierarchical=True)),
         ]
+    if "norm_by_part" in readings:
+        found["parts"] = [("by block", norms_by_part(readings["norm_by_part"], blocks))]
+    if "query_key_by_part" in readings:
+        found["parts"].append(("query and key", query_key_by_part(readings["query_key_by_part"], blocks)))
     if "spectral_density" in readings:
         found["spectral_density"] = [("", figures.density(readings["spectral_density"]))]
     if "eigenvector_mass" in readings:

@@ -20,6 +20,7 @@ from attnscope.calling import default_forward
 from attnscope.case import Case, default_loss
 from attnscope.curvature.cohen2022adaptive import KNOWN, seen_by, steps_of
 from attnscope.curvature.combined import Joined
+from attnscope.curvature.gauss_newton import GaussNewton
 from attnscope.curvature.hessian import Hessian
 from attnscope.curvature.lanczos import BOTTOM, TOP, lanczos
 from attnscope.curvature.levels import PROJECTION, blocks_at
@@ -28,6 +29,8 @@ from attnscope.errors import CaseError
 from attnscope.plain import plain
 from attnscope.portrait import tables
 from attnscope.portrait.allowance import Allowance
+from attnscope.portrait.outputs import split_loss
+from attnscope.portrait.parts import probe_parts, readings_of
 from attnscope.portrait.training import Training, over_training
 from attnscope.probe import Probe
 from attnscope.readings import Reading
@@ -56,6 +59,8 @@ class Request:
         double: whether products are made in float64.
         seed: of every random choice.
         training_steps: trains a copy of the model so long and follows its curvature; 0 does not.
+        gauss_newton: whether the Hessian is split into its Gauss-Newton part and the residual; None does so when
+            it takes no longer than all before it, and the case's loss can be split.
     """
 
     level: str = PROJECTION
@@ -69,6 +74,7 @@ class Request:
     double: bool = False
     seed: int = 0
     training_steps: int = 0
+    gauss_newton: bool | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.measures if name not in MEASURES]
@@ -200,6 +206,8 @@ class _Work:
         self.readings |= tables.of_rank(self.readings)
         if not self.allowance.asked:
             self._stability()
+        if self.request.gauss_newton is not False and not self.allowance.asked:
+            self._parts()
         if self.request.training_steps and not self.allowance.asked:
             self.say("training a copy")
             asked = Training(self.request.training_steps, self.request.seed)
@@ -296,6 +304,38 @@ class _Work:
         ritz = lanczos(seen, max_steps=STABILITY_STEPS, seed=self.request.seed, until=stop).get("all")
         if ritz is not None and not stop():
             self.readings["stability"] = tables.of_stability(ritz)
+
+    def _parts(self) -> None:
+        """The Gauss-Newton part beside the whole; not measured where that would double the cost unasked."""
+        wanted = self.request.gauss_newton is True
+        what = "Gauss-Newton part and residual"
+        self.say(what)
+        try:
+            split = split_loss(self.probe)
+        except CaseError as error:
+            if wanted:
+                raise
+            self.notes.append(f"no Gauss-Newton part: {error}")
+            return
+        spent = time.perf_counter() - self.start
+        hessian = self.hessian
+        gauss_newton = GaussNewton(
+            self.model, self.probe.batches, split.outputs, split.loss, self.blocks, dtype=hessian.dtype,
+            seed=self.request.seed, max_examples=self.request.max_examples, check=False,
+        )
+
+        def affordable(seconds: float) -> bool:
+            return wanted or seconds <= spent
+
+        def stop() -> bool:
+            self.say(what)
+            return self.allowance.asked
+
+        found = probe_parts(hessian, gauss_newton, affordable, stop, self.request.seed)
+        if found is None:
+            self.notes.append("the Gauss-Newton part would take longer than all before it; --gauss-newton measures it")
+        else:
+            self.readings |= readings_of(found, hessian.names)
 
     def keep(self, path: Path | None) -> None:
         """Saves the survey, for another run."""
