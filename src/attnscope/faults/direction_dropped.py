@@ -26,7 +26,7 @@ class DirectionDropped(Fault):
     **Visible as**: exactly no gradient for the backward weights at strength 1, and half of the columns behind them.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ("cut_gradient",)
+    recognised_as: ClassVar[tuple[str, ...]] = ()
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("H9",)
     severities: ClassVar[tuple[float, ...]] = (0.5, 0.9, 1.0)
