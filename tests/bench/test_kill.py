@@ -78,3 +78,9 @@ def test_cells_of_one_seed_are_tested_together() -> None:
         )
     found = list(verdicts(rows).values())
     assert [(item.n, item.p, item.verdict, item.pooled) for item in found] == [(6, 1 / 64, KILLED, True)] * 6
+
+
+def test_a_fault_without_a_strength_is_a_mutant_all_the_same() -> None:
+    rows = [replace(row, strength=None) if row.arm == "fault" else row for row in bench_rows.bench(layers=(1,))]
+    found = verdicts(rows)
+    assert found[mutant_of(replace(bench_rows.faulty("frozen_key"), strength=None))].verdict == KILLED

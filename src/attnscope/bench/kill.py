@@ -19,7 +19,7 @@ import numpy.typing as npt
 from attnscope.bench.row import FAULT, HEALTHY, Row
 
 ALPHA = 0.05
-MOST_FLIPPED = 20  # seeds whose flips are all counted; more are flipped at random
+MOST_FLIPPED = 16  # seeds whose flips are all counted; more are flipped at random
 KILLED, SURVIVED, UNTESTED = "killed", "survived", "untested"
 Mutant = tuple[str, str, str, int, float]
 
@@ -54,7 +54,7 @@ class Verdict:
 def mutant_of(row: Row) -> Mutant:
     """Names what the rows of one fault, place and strength share over seeds and moments."""
     layer = -1 if row.layer is None else row.layer
-    return row.subject, row.change, row.where, layer, float("nan") if row.strength is None else row.strength
+    return row.subject, row.change, row.where, layer, 1.0 if row.strength is None else row.strength
 
 
 def verdicts(rows: Sequence[Row], *, alpha: float = ALPHA) -> dict[Mutant, Verdict]:
@@ -94,11 +94,11 @@ def _of_cell_or_pool(mutant: Mutant, falls: Mapping[Mutant, list[float]], alpha:
 
 
 def sign_flip(differences: npt.ArrayLike, *, seed: int = 0, draws: int = 100_000) -> float:
-    """The one-sided p of a mean at least as large, over all ways to flip the signs; exact up to twenty.
+    """The one-sided p of a mean at least as large, over all ways to flip the signs; exact up to sixteen.
 
     Args:
         differences: one per pair.
-        seed: of the random flips when there are more than twenty pairs.
+        seed: of the random flips when there are more than sixteen pairs.
         draws: how many such flips.
 
     Returns:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from attnscope import catalogue
 from attnscope.bench.banks import SETTINGS
-from attnscope.bench.folds import SPLITS, family
+from attnscope.bench.folds import SPLITS, Fold, family
 from attnscope.bench.kill import KILLED, SURVIVED, UNTESTED
 from attnscope.bench.learned import Learned
 from attnscope.bench.metrics import auprc, auroc, chance, gradients, macro_f1, threshold
@@ -49,6 +49,8 @@ class Results:
     scores: dict[tuple[str, str], list[Scored]]
     combined: dict[tuple[str, str], list[Scored]]
     taught: dict[tuple[str, str, str], Learned]
+    _final: dict[tuple[str, str], list[Scored]] = field(default_factory=dict, repr=False)
+    _bounds: dict[tuple[str, str], Bounds] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, rows: Sequence[Row], progress: Callable[[int, int, str], None] | None = None) -> Results:
@@ -76,7 +78,15 @@ class Results:
 
     def final(self, setting: str, name: str) -> list[Scored]:
         """A ranker's scores of the last looks."""
-        return [item for item in self.scores[setting, name] if self.bench.final(item.row)]
+        if (setting, name) not in self._final:
+            self._final[setting, name] = [item for item in self.scores[setting, name] if self.bench.final(item.row)]
+        return self._final[setting, name]
+
+    def bounds(self, setting: str, name: str) -> Bounds:
+        """A ranker's thresholds under the headline split."""
+        if (setting, name) not in self._bounds:
+            self._bounds[setting, name] = Bounds.of(self.final(setting, name), HEADLINE)
+        return self._bounds[setting, name]
 
 
 def entries(results: Results, setting: str, stratum: str) -> list[dict[str, Any]]:
@@ -101,7 +111,8 @@ def split_entries(results: Results, setting: str, name: str) -> list[dict[str, A
         scored = [item for item in results.of_split(setting, name, split) if results.bench.final(item.row)]
         positives = [item for item in scored if results.bench.stratum(item.row) == KILLED]
         if positives:
-            metrics = {**_detection(scored, positives, split), **_localisation(positives, ("place",))}
+            detected = _detection(scored, positives, Bounds.of(scored, split))
+            metrics = {**detected, **_localisation(positives, ("place",))}
             found.append(
                 {"setting": setting, "split": split, "ranker": name, "rows": len(positives), "metrics": metrics}
             )
@@ -128,7 +139,7 @@ def _entry(results: Results, setting: str, stratum: str, visibility: str, name: 
     costs = [_cost(item.row, ranker.lenses) for item in positives]
     costs = [cost for cost in costs if not math.isnan(cost)]
     metrics = {
-        **_detection(scored, positives, HEADLINE),
+        **_detection(scored, positives, results.bounds(setting, name)),
         **_localisation(positives, ("place", "block", "site", "layer", "head")),
         "kind_f1": interval(_kind(scored, positives)),
     }
@@ -139,7 +150,7 @@ def _entry(results: Results, setting: str, stratum: str, visibility: str, name: 
     }  # fmt: skip
 
 
-def _detection(scored: Sequence[Scored], positives: Sequence[Scored], split: str) -> dict[str, Any]:
+def _detection(scored: Sequence[Scored], positives: Sequence[Scored], bounds: Bounds) -> dict[str, Any]:
     """AUROC and AUPRC within each subject; recall at thresholds that come from the other folds."""
     negatives = [item for item in scored if item.row.arm != FAULT]
     curves: dict[str, list[float]] = {"auroc": [], "auprc": []}
@@ -150,23 +161,45 @@ def _detection(scored: Sequence[Scored], positives: Sequence[Scored], split: str
         curves["auroc"].append(auroc(high, low))
         curves["auprc"].append(auprc(high, low))
     found = {name: interval(clustered(values, subjects)) for name, values in curves.items()}
-    held = fold_of([item.row for item in scored], split)
-    calibration = {
-        fold.name: [scored[index] for index in fold.train if scored[index].row.arm != FAULT]
-        for fold in {fold.name: fold for fold in held.values()}.values()
-    }
     for rate in RATES:
-        bounds = {
-            name: threshold([item.standard for item in calm], rate) if calm else math.nan
-            for name, calm in calibration.items()
-        }
         percent = f"{100 * rate:g}"
-        found[f"recall_{percent}"] = interval(_share_above(positives, held, bounds))
-        found[f"false_alarms_{percent}"] = interval(_share_above(negatives, held, bounds))
+        found[f"recall_{percent}"] = interval(_share_above(positives, bounds.held, bounds.of_fold[rate]))
+        found[f"false_alarms_{percent}"] = bounds.false_alarms[rate]
     return found
 
 
-def _share_above(items: Sequence[Scored], held: dict[str, Any], bounds: dict[str, float]) -> Interval:
+@dataclass(frozen=True)
+class Bounds:
+    """Thresholds of one ranker under one split.
+
+    Attributes:
+        held: row key -> the fold in which it is held out.
+        of_fold: rate -> fold -> the threshold that healthy rows and controls of the other folds set.
+        false_alarms: rate -> the share of held-out healthy rows and controls above it.
+    """
+
+    held: dict[str, Fold]
+    of_fold: dict[float, dict[str, float]]
+    false_alarms: dict[float, dict[str, Any]]
+
+    @classmethod
+    def of(cls, scored: Sequence[Scored], split: str) -> Bounds:
+        """From the last looks."""
+        held = fold_of([item.row for item in scored], split)
+        calm = {
+            fold.name: [scored[index].standard for index in fold.train if scored[index].row.arm != FAULT]
+            for fold in {fold.name: fold for fold in held.values()}.values()
+        }
+        bounds = {
+            rate: {name: threshold(values, rate) if values else math.nan for name, values in calm.items()}
+            for rate in RATES
+        }
+        negatives = [item for item in scored if item.row.arm != FAULT]
+        alarms = {rate: interval(_share_above(negatives, held, bounds[rate])) for rate in RATES}
+        return cls(held, bounds, alarms)
+
+
+def _share_above(items: Sequence[Scored], held: dict[str, Fold], bounds: dict[str, float]) -> Interval:
     values = []
     for item in items:
         bound = bounds[held[item.row.key].name]

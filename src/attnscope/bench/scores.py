@@ -61,6 +61,7 @@ class Bench:
     verdicts: dict[Mutant, Verdict]
     last: dict[str, float]
     _levels: dict[str, _Levels] = field(default_factory=dict, repr=False)
+    _strata: dict[str, str] = field(default_factory=dict, repr=False)
     _usual: dict[tuple[str, BankKey], UsualFamilies] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -78,7 +79,11 @@ class Bench:
 
     def stratum(self, row: Row) -> str:
         """`killed`, `survived` or `untested` for a fault; empty for other rows."""
-        return self.verdicts[mutant_of(row)].verdict if row.arm == FAULT else ""
+        if row.arm != FAULT:
+            return ""
+        if row.key not in self._strata:
+            self._strata[row.key] = self.verdicts[mutant_of(row)].verdict
+        return self._strata[row.key]
 
     def levels(self, row: Row) -> _Levels:
         """The row's candidates at every level; worked out once."""

@@ -251,17 +251,12 @@ def _latency(results: Results) -> list[dict[str, Any]]:
 def _misses(results: Results) -> list[dict[str, Any]]:
     """Killed faults that the combination does not find or puts in the wrong place, unpaired, worst first."""
     scored = results.final(UNPAIRED, COMBINATION)
-    held = fold_of([item.row for item in scored], HEADLINE)
-    bounds: dict[str, float] = {}
-    for fold in held.values():
-        if fold.name not in bounds:
-            calm = [scored[i].standard for i in fold.train if scored[i].row.arm != FAULT]
-            bounds[fold.name] = threshold(calm, 0.05) if calm else math.nan
+    bounds = results.bounds(UNPAIRED, COMBINATION)
     found = []
     for item in scored:
         if results.bench.stratum(item.row) != KILLED:
             continue
-        bound = bounds[held[item.row.key].name]
+        bound = bounds.of_fold[0.05][bounds.held[item.row.key].name]
         detected = None if math.isnan(bound) else item.standard > bound
         place = item.located.get("place")
         misplaced = place is not None and place.tops[0] < 0.5
