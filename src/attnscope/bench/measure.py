@@ -80,7 +80,8 @@ class Measured:
         """What the diagnosis found, in short."""
         return tuple(
             Named(
-                item.code, item.kind, item.block_or_site, item.severity.value, item.confidence, str(item.source or "")
+                item.code, item.kind, item.block_or_site, item.severity.value, item.confidence, str(item.source or ""),
+                any(evidence.exact for evidence in item.evidence),
             )
             for item in self.diagnosis.findings
         )

@@ -13,7 +13,7 @@ HEALTHY, FAULT, CONTROL = "healthy", "fault", "control"
 
 @dataclass(frozen=True)
 class Named:
-    """One finding, in short."""
+    """One finding, in short; `exact` when an identity is among its evidence."""
 
     code: str
     kind: str
@@ -21,6 +21,7 @@ class Named:
     severity: str
     confidence: float
     source: str = ""
+    exact: bool = False
 
 
 @dataclass(frozen=True)
