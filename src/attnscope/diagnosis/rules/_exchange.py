@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from attnscope.diagnosis.rules import Examination, Severity
@@ -11,6 +11,7 @@ from attnscope.diagnosis.rules._healthy import healthy
 CLEAR = (
     0.1  # an exchange must save this share of the loss, and twice what any exchange saves in a healthy model
 )
+BEYOND_ABLATION = 2.0  # an overfitted or unlearnt part hurts: then zeroing it helps, too, and no exchange is meant
 LEAST = 0.05  # and this much of it: the loss of a model that has learnt its task is too small to tell
 
 
@@ -38,6 +39,7 @@ def savings(examination: Examination, kind: str) -> Iterator[Saving]:
     if not loss > 0:
         return
     share = max(CLEAR, 2 * healthy("saved_by_exchange").highest)
+    without = _saved_by_ablation(examination)
     rows = zip(
         reading.facts["pairs"],
         reading.facts["kinds"],
@@ -48,6 +50,25 @@ def savings(examination: Examination, kind: str) -> Iterator[Saving]:
     found = [
         Saving(str(pair[0]), str(pair[1]), loss, -float(change))
         for pair, its_kind, everywhere, change in rows
-        if its_kind == kind and everywhere and -float(change) >= max(share * loss, LEAST)
+        if its_kind == kind
+        and everywhere
+        and -float(change) >= max(share * loss, LEAST)
+        and -float(change) >= BEYOND_ABLATION * max(_of_either(without, pair), default=0.0)
     ]
     yield from sorted(found, key=lambda saving: -saving.saved)
+
+
+def _saved_by_ablation(examination: Examination) -> Mapping[str, float]:
+    """Block -> how much the loss falls when the block is set to zero (negative: rises)."""
+    reading = examination.reading("block_ablation")
+    changes = {} if reading is None else reading.facts.get("loss_change", {})
+    return {str(block): -float(change) for block, change in changes.items()}
+
+
+def _of_either(saved: Mapping[str, float], pair: Sequence[object]) -> list[float]:
+    """What zeroing a block of either member of an exchange saves; a member may be a block or a whole layer."""
+    return [value for block, value in saved.items() if any(_is_in(block, str(each)) for each in pair)]
+
+
+def _is_in(block: str, place: str) -> bool:
+    return block == place or block.startswith(f"{place}.")

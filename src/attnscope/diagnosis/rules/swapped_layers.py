@@ -21,7 +21,8 @@ class SwappedLayers(Rule):
     **Why it matters** Each layer receives states that it was not trained on.
 
     **Evidence required** Exchanging the two whole layers lowers the loss, on every batch, by more than a
-    tenth, and more than any other exchange of layers.
+    tenth, and more than any other exchange of layers. It must save twice what
+    setting either of them to zero saves: an overfitted part hurts whatever stands in its place.
 
     **When it is a false alarm** In an untrained model no exchange matters: not reported.
 
@@ -31,7 +32,7 @@ class SwappedLayers(Rule):
     """
 
     code: ClassVar[str] = "PRJ308"
-    needs: ClassVar[tuple[str, ...]] = ("exchanged_blocks",)
+    needs: ClassVar[tuple[str, ...]] = ("exchanged_blocks", "block_ablation")
     symptom: ClassVar[bool] = True
     alternatives: ClassVar[tuple[str, ...]] = ("the weights of one of the layers were not loaded at all",)
     remedies: ClassVar[tuple[str, ...]] = (

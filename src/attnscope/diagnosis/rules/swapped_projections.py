@@ -20,7 +20,8 @@ class SwappedProjections(Rule):
     **Why it matters** The layer computes something that it was never trained to compute.
 
     **Evidence required** Exchanging the two lowers the loss, on every batch, by more than a tenth and by 0.05
-    at least, and more than any other exchange in the layer.
+    at least, and more than any other exchange in the layer. It must save twice what
+    setting either of them to zero saves: an overfitted part hurts whatever stands in its place.
 
     **When it is a false alarm** In an untrained model no exchange matters: not reported.
 
@@ -30,7 +31,7 @@ class SwappedProjections(Rule):
     """
 
     code: ClassVar[str] = "PRJ307"
-    needs: ClassVar[tuple[str, ...]] = ("exchanged_blocks",)
+    needs: ClassVar[tuple[str, ...]] = ("exchanged_blocks", "block_ablation")
     symptom: ClassVar[bool] = True
     alternatives: ClassVar[tuple[str, ...]] = ("the weights of this layer were not loaded at all",)
     remedies: ClassVar[tuple[str, ...]] = (
