@@ -30,6 +30,9 @@ from attnscope.start import inside
 
 Progress = Callable[[int, int, str], None]
 
+# No rule rests on these; a person reads them in the report.
+SHOWN = ("block_top_eigenvalue", "relative_curvature", "spectral_density", "coupling")
+
 
 def diagnose(
     case_or_model: Case | nn.Module,
@@ -56,7 +59,7 @@ def diagnose(
         optimizer: as in `Case`.
         expects: as in `Case`.
         effort: `light` (forward passes), `standard` (also gradients and interventions), `deep` (also
-        curvature).
+            curvature: what rules ask of it, and, without `select`, what the report shows of it).
         select: only these codes, groups (`MSK`) or kinds.
         ignore: all but these.
         progress: called as `progress(done, total, what)` before each lens and once at the end.
@@ -80,7 +83,8 @@ def diagnose(
         warnings.simplefilter("ignore")
         anatomy = trace(case.model, case.batches[0], forward)  # type: ignore[index]
         work = _Work(_probe(case, anatomy, forward), effort)
-        interrupted = work.run(_wanted(rules), progress)
+        shown = SHOWN if effort == "deep" and not select else ()
+        interrupted = work.run(_wanted(rules, shown), progress)
         examination = work.examination()
         weighed, unasked = weigh(examination, rules)
         findings = rank(examination, weighed)
@@ -147,10 +151,13 @@ def _probe(case: Case, anatomy: Anatomy, forward: Forward) -> Probe:
     )
 
 
-def _wanted(rules: Sequence[Rule]) -> list[Lens]:
-    """The lenses that the rules need, cheapest effort first; a rule may name one that is not there yet."""
+def _wanted(rules: Sequence[Rule], shown: Sequence[str]) -> list[Lens]:
+    """The lenses that the rules need, cheapest effort first; a rule may name one that is not there yet.
+
+    Those that are only `shown` come last, so that a user who stops early has every rule's.
+    """
     available = set(catalogue.names("lenses"))
-    names = dict.fromkeys(name for rule in rules for name in rule.needs if name in available)
+    names = dict.fromkeys([*(name for rule in rules for name in rule.needs if name in available), *shown])
     lenses: list[Lens] = [catalogue.load("lenses", name)() for name in names]
     return sorted(lenses, key=lambda lens: EFFORTS.index(lens.effort))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from attnscope.formats.curvature_table import Blocks, block_label
 from attnscope.formats.numbers import typeset
-from attnscope.pages.drawing import Array
+from attnscope.pages.drawing import Array, Drawing, hit
 from attnscope.pages.linkage import Join, average_linkage, leaves
 from attnscope.pages.scale import LOG, Scale
 from attnscope.pages.svg import Markup, element, line, picture, polyline, short, tooltip, words
@@ -17,12 +17,15 @@ from attnscope.readings import Reading
 MOST_TITLES, MOST_BARS, DECADES = 2600, 16, 7
 
 
-def block_map(reading: Reading, blocks: Blocks) -> Markup:
-    """Layers as rows, the blocks of a layer as columns; blocks outside the layers below."""
+def block_map(reading: Reading, blocks: Blocks, drawing: Drawing | None = None) -> Markup:
+    """Layers as rows, the blocks of a layer as columns; blocks outside the layers below; suspects are ringed."""
     rows: dict[int, dict[str, float]] = {}
     outside: list[tuple[str, float]] = []
-    for name, value in zip(reading.labels("block"), reading.values.tolist(), strict=True):
+    suspects = set[str]()
+    for index, (name, value) in enumerate(zip(reading.labels("block"), reading.values.tolist(), strict=True)):
         layer, said = blocks[str(name)]["layer"], block_label(str(name), blocks)
+        if drawing is not None and (index,) in drawing.suspects:
+            suspects.add(said)
         if layer is None:
             outside.append((said, value))
         else:
@@ -45,7 +48,11 @@ def block_map(reading: Reading, blocks: Blocks) -> Markup:
         parts.append(words(f"L{layer}", left - 8, y + 15, anchor="end", class_="t mono"))
         for place, key in enumerate(columns):
             if key in row:
-                parts.append(_cell(scale, row[key], left + pitch * place, y, pitch, height, f"L{layer}.{key}"))
+                said = f"L{layer}.{key}"
+                parts.append(_cell(scale, row[key], left + pitch * place, y, pitch, height, said))
+                if said in suspects:
+                    parts.append(element("rect", x=left + pitch * place - 1.2, y=y - 1.2, width=pitch + 0.4,
+                                         height=height + 0.4, rx=2.5, class_="ring"))
     bottom = top + height * len(rows) + 12
     for slot, (said, value) in enumerate(outside):
         x, y = left + (slot % 2) * 250.0, bottom + 26 * (slot // 2)
@@ -54,11 +61,17 @@ def block_map(reading: Reading, blocks: Blocks) -> Markup:
     bottom += 26 * ((len(outside) + 1) // 2) + 10
     width = max(left + pitch * len(columns) + 40, 560.0)
     parts.append(colours(scale, left, bottom, 220.0))
-    return picture(width, bottom + 30, "".join(parts), label="top eigenvalue of every block")
+    label = "top eigenvalue of every block" if drawing is None else drawing.label
+    return picture(width, bottom + 30, "".join(parts), label=label)
 
 
-def coupling_matrix(reading: Reading, blocks: Blocks, *, hierarchical: bool) -> Markup:
-    """Every pair, with a band that tells each block's layer; in hierarchical order also the tree."""
+def coupling_matrix(
+    reading: Reading, blocks: Blocks, *, hierarchical: bool, drawing: Drawing | None = None
+) -> Markup:
+    """Every pair, with a band that tells each block's layer; in hierarchical order also the tree.
+
+    With a `drawing`, the page's script reads the numbers, and the cells carry no titles of their own.
+    """
     names = [str(name) for name in reading.labels("block")]
     n = len(names)
     values = reading.values.copy()
@@ -84,7 +97,7 @@ def coupling_matrix(reading: Reading, blocks: Blocks, *, hierarchical: bool) -> 
         parts.append(words(said[order[slot]], left - 14, top + middle, anchor="end", class_="t mono"))
         x, y = left + middle, top - 14
         parts.append(words(said[order[slot]], x, y, class_="t mono", transform=f"rotate(-90 {x:.1f} {y:.1f})"))
-    parts.append(_pairs(known, reading, order, said, scale, (left, top, cell)))
+    parts.append(_pairs(known, reading, order, said, scale, (left, top, cell), titles=drawing is None))
     if not hierarchical:
         parts += _layer_lines(names, blocks, left, top, cell)
     right = left + side
@@ -93,10 +106,20 @@ def coupling_matrix(reading: Reading, blocks: Blocks, *, hierarchical: bool) -> 
         right += 80
     parts.append(colours(scale, left, top + side + 12, min(side, 240.0)))
     kind = "hierarchical order" if hierarchical else "model order"
-    return picture(max(right + 8, left + 250), top + side + 46, "".join(parts), label=f"coupling of all pairs, {kind}")
+    box: dict[str, object] = {}
+    if drawing is not None:
+        box = hit(drawing, left, top, cell, cell, n, order, row_stride=n, column_stride=1, column_order=order)
+        place = {row: slot for slot, row in enumerate(order)}
+        parts += [
+            element("rect", x=left + cell * place[column] - 1, y=top + cell * place[row] - 1, width=cell + 1,
+                    height=cell + 1, rx=2, class_="ring")
+            for row, column in sorted(drawing.suspects)
+        ]
+    label = f"coupling of all pairs, {kind}"
+    return picture(max(right + 8, left + 250), top + side + 46, "".join(parts), label=label, **box)
 
 
-def density(reading: Reading) -> Markup:
+def density(reading: Reading, drawing: Drawing | None = None) -> Markup:
     """The spectral density on a logarithmic scale, its error, and the Ritz values as ticks."""
     x_values = np.array([float(value) for value in reading.labels("eigenvalue")])
     y_values = reading.values
@@ -126,15 +149,27 @@ def density(reading: Reading) -> Markup:
                  for x, y, e in zip(x_values, y_values, reading.stderr, strict=True)]
         parts.append(element("path", d=polyline([*above, *below[::-1]]) + "z", class_="area"))
     parts.append(element("path", d=polyline(list(points)), class_="line s0"))
-    ritz = zip(reading.facts.get("ritz", ()), reading.facts.get("residuals", ()), strict=True)
     reach = float(x_values[-1] - x_values[0])
-    for value, residual in ritz:
+    for value, residual in _ritz(reading):
         sure = residual <= 0.01 * max(abs(value), 0.001 * reach)
         parts.append(line(x_of(value), bottom + 4, x_of(value), bottom + (22 if sure else 14),
                           "ritz sure" if sure else "ritz"))
     parts.append(words("Ritz values", left - 7, bottom + 18, anchor="end", class_="t dim"))
     parts.append(words("eigenvalue →", width - right, bottom + 60, anchor="end", class_="t dim"))
-    return picture(width, bottom + 68, "".join(parts), label="spectral density of all blocks together")
+    box: dict[str, object] = {}
+    if drawing is not None:
+        box = hit(drawing, left, top, width - left - right, bottom - top, len(x_values), [0], row_stride=0,
+                  column_stride=1)
+    return picture(width, bottom + 68, "".join(parts), label="spectral density of all blocks together", **box)
+
+
+def _ritz(reading: Reading) -> list[tuple[float, float]]:
+    """Ritz values with their residuals; where only nodes of a quadrature are known, those of the first start."""
+    facts = reading.facts
+    if "ritz" in facts:
+        return list(zip(facts["ritz"], facts["residuals"], strict=True))
+    starts = facts.get("nodes") or [()]
+    return [(float(value), np.inf) for value in starts[0]]
 
 
 def mass_by_block(reading: Reading, blocks: Blocks) -> Markup:
@@ -285,7 +320,7 @@ def _cell(scale: Scale, value: float, x: float, y: float, width: float, height: 
 
 def _pairs(
     known: Array, reading: Reading, order: Sequence[int], said: Sequence[str], scale: Scale,
-    place: tuple[float, float, float],
+    place: tuple[float, float, float], *, titles: bool,
 ) -> Markup:
     """The cells; those whose error bar reaches zero stay empty. Small matrices say each number."""
     left, top, cell = place
@@ -297,7 +332,7 @@ def _pairs(
             if np.isnan(value):
                 continue
             x, y, size = left + cell * slot_x, top + cell * slot_y, cell - gap
-            if len(order) ** 2 <= MOST_TITLES:
+            if titles and len(order) ** 2 <= MOST_TITLES:
                 error = "" if reading.stderr is None else f" ± {typeset(float(reading.stderr[row, column]), digits=2)}"
                 title = tooltip(f"{said[row]}, {said[column]}: {typeset(value)}{error}")
                 parts.append(element("rect", title, x=x, y=y, width=size, height=size, class_=scale.level(value)))

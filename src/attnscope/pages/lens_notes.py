@@ -11,8 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _SECTION = re.compile(r"^\*\*(.+?)\*\*\s*", re.MULTILINE)
+CURVATURE = "Curvature"
 TOPICS = (
-    ("optimizer", "Gradients and updates"), ("hessian", "Curvature"), ("gradient", "Gradients and updates"),
+    ("optimizer", "Gradients and updates"), ("hessian", CURVATURE), ("gradient", "Gradients and updates"),
     ("loss", "Loss and function"), ("pattern", "Attention patterns and scores"), ("weights", "Weights"),
 )
 OTHER = "Other readings"

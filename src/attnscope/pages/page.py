@@ -20,11 +20,12 @@ from attnscope.formats.files import readable, where
 from attnscope.formats.model_map import State, home, model_map
 from attnscope.formats.numbers import count, typeset
 from attnscope.formats.tree import steps
+from attnscope.pages.block_figures import block_figure, layers_of
 from attnscope.pages.cards import Places, checks, finding_cards
 from attnscope.pages.data import page_data, script_json
 from attnscope.pages.drawing import Drawing, Figure, everywhere, summary
 from attnscope.pages.figures import figure
-from attnscope.pages.lens_notes import OTHER, TOPIC_ORDER, LensNote, lens_note
+from attnscope.pages.lens_notes import CURVATURE, OTHER, TOPIC_ORDER, LensNote, lens_note
 from attnscope.pages.places import Index, grouped, touching
 from attnscope.pages.prose import inline, name, path, prose, sentence, shown
 from attnscope.readings import Reading
@@ -90,7 +91,7 @@ def html(diagnosis: Diagnosis) -> str:
 
 
 def _render(diagnosis: Diagnosis, places: Places, detail: Detail) -> str:
-    style, script = asset("page.css"), asset("page.js")
+    style, script = asset("page.css") + asset("curvature.css"), asset("page.js")
     return environment().from_string(asset("page.html")).render(
         **context(diagnosis, places, detail),
         style=Markup(style), script=Markup(script), policy=policy(style, script),
@@ -214,8 +215,13 @@ def _drawn(diagnosis: Diagnosis, places: Places, detail: Detail) -> list[Drawn]:
     """Every reading with its figure, until the figures' budget is spent."""
     left = detail.figures
     drawn = []
+    blocks = layers_of({block.name: block for block in diagnosis.anatomy.blocks})
     for number, (lens, reading) in enumerate(diagnosis.readings.items()):
-        made = figure(Drawing(reading, number, _rings(lens, diagnosis, places))) if left > 0 else None
+        drawing = Drawing(reading, number, _rings(lens, diagnosis, places))
+        made = None
+        if left > 0:
+            curved = lens_note(lens).topic == CURVATURE
+            made = (block_figure(drawing, blocks) if curved else None) or figure(drawing)
         if made is not None:
             size = sum(map(len, made.svg.values()))
             made = made if size <= left else None
