@@ -212,7 +212,7 @@ def intended(package: Package, seed: int) -> tuple[dict[str, float], dict[str, A
     tested = batch(held_out[:RECIPE_TEXTS])
     quality = loss = 0.0
     with package.extractor(model, arch="encoder") as extractor:
-        case = Case(model, [], optimizer=optimizer)
+        case = Case(model, [tested], optimizer=optimizer)
         hear_steps(case, extractor)
         assert case.forward is not None
         for epoch in range(RECIPE_EPOCHS):
