@@ -29,3 +29,7 @@ def test_every_seed_keeps_the_promise(name: str) -> None:
     found = RESULTS[name]
     assert len(found["qualities"]) == 6
     assert min(found["qualities"]) >= catalogue.load("subjects", name).healthy_quality
+
+
+def test_every_subject_was_measured() -> None:
+    assert set(RESULTS) == set(catalogue.names("subjects"))
