@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attnscope import __version__
+from attnscope.cli_bench import bench
 from attnscope.cli_curvature import Target, curvature
+from attnscope.cli_terminal import console, progress_bar, say
 from attnscope.errors import AttnscopeError
 from attnscope.whole_file import write_whole
 
@@ -32,6 +32,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(bench, name="bench")
 
 FOUND, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -95,7 +97,7 @@ def trace(
     if format == "json":
         typer.echo(json.dumps(anatomy.to_dict(), indent=1))
         return
-    _console().print(anatomy_tree(anatomy))
+    console().print(anatomy_tree(anatomy))
 
 
 @app.command()
@@ -133,7 +135,7 @@ def check(
         raise typer.BadParameter("--update-baseline needs --baseline FILE")
     known = _read_baseline(baseline) if baseline and not update_baseline else set()
     case = load_case(target)
-    with _progress(quiet) as progress:
+    with progress_bar(quiet) as progress:
         diagnosis = diagnose(
             case,
             effort=effort.value,
@@ -147,7 +149,7 @@ def check(
     diagnosis = diagnosis.without(known).made_by(shlex.join(["attnscope", *sys.argv[1:]]))
     _print(diagnosis, format)
     if save is not None:
-        _say(f"diagnosis written to {diagnosis.save(save)}")
+        say(f"diagnosis written to {diagnosis.save(save)}")
     if html is not None:
         _write_report(diagnosis, html)
     if diagnosis.interrupted:
@@ -184,7 +186,7 @@ def explain(
 
     page = text(code)
     if sys.stdout.isatty():
-        _console().print(Markdown(page))
+        console().print(Markdown(page))
     else:
         typer.echo(page)
 
@@ -205,7 +207,7 @@ def rules(
     table = Table("code", "kind", "severity", "what is wrong", box=None, header_style="bold")
     for page in pages:
         table.add_row(page.code, page.kind, page.severity, page.summary)
-    _console().print(table)
+    console().print(table)
 
 
 @app.command()
@@ -227,7 +229,7 @@ def doctor(
         table = Table(box=None, show_header=False)
         for item in checks:
             table.add_row(marks[item.state], item.topic, item.fact, f"[dim]{item.advice}[/]")
-        _console().print(table)
+        console().print(table)
     if any(item.state == "problem" for item in checks):
         raise typer.Exit(FOUND)
 
@@ -252,7 +254,7 @@ def demo(
     from attnscope.demo import Demo
 
     right = Demo(
-        fault=fault, model=model, reveal=reveal, steps=steps, seed=seed, folder=output, console=_console()
+        fault=fault, model=model, reveal=reveal, steps=steps, seed=seed, folder=output, console=console()
     ).run()
     if open_page:
         _open(output / "sabotaged.html")
@@ -302,14 +304,14 @@ def study(
     if data is not None and not takes_data:
         raise typer.BadParameter(f"{name} takes no --data")
     chosen = kind(data=data) if takes_data else kind()
-    with _progress(quiet) as progress:
+    with progress_bar(quiet) as progress:
         result = chosen.run(scale.value, progress, workers)
     curves, drawn = [asdict(curve) for curve in result.curves], {}
     if figures is not None:
         from attnscope.pages.study_page import study_figures
 
         drawn = study_figures(name, result.figures, curves, figures)
-        _say(f"{len(drawn)} figures written to {figures}")
+        say(f"{len(drawn)} figures written to {figures}")
     if format == "json":
         typer.echo(json.dumps(result.to_dict(), indent=1))
     elif format == "markdown":
@@ -322,56 +324,21 @@ def study(
             nl=False,
         )
     else:
-        _console().print(tables.claims_table(result))
+        console().print(tables.claims_table(result))
     if html is not None:
         from attnscope.pages.study_page import study_page
 
         about = {**result.to_dict(), "title": chosen.title, "reference": chosen.reference, "figures": result.figures}
-        _say(f"page written to {study_page(about, curves, html)}")
+        say(f"page written to {study_page(about, curves, html)}")
     if not result.holds:
         raise typer.Exit(FOUND)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console()
-
-
-def _say(message: str) -> None:
-    """A line for the person at the terminal; standard output stays clean for machines."""
-    typer.echo(message, err=True)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
-    """A progress bar with time left on standard error; nothing when quiet or not at a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description:<32}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("tracing", total=None)
-
-        def show(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total, description=what[:32])
-
-        yield show
 
 
 def _print(diagnosis: Diagnosis, format: Format) -> None:
     from attnscope import formats
 
     if format is Format.text:
-        formats.print_text(diagnosis, _console())
+        formats.print_text(diagnosis, console())
     elif format is Format.json:
         typer.echo(formats.to_json(diagnosis))
     elif format is Format.sarif:
@@ -384,7 +351,7 @@ def _write_report(diagnosis: Diagnosis, path: Path) -> None:
     from attnscope.pages.page import report as draw
 
     written = draw(diagnosis, path)
-    _say(f"report written to {written} ({written.stat().st_size / 1e3:.0f} kB, opens offline)")
+    say(f"report written to {written} ({written.stat().st_size / 1e3:.0f} kB, opens offline)")
 
 
 def _open(path: Path) -> None:
@@ -418,7 +385,7 @@ def _write_baseline(path: Path, diagnosis: Diagnosis) -> None:
         for item in diagnosis.findings
     ]
     write_whole(path, json.dumps({"findings": rows}, indent=1))
-    _say(f"baseline of {len(rows)} findings written to {path}")
+    say(f"baseline of {len(rows)} findings written to {path}")
 
 
 def main() -> None:
