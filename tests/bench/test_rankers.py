@@ -157,10 +157,19 @@ def test_symptoms_of_deepdiagnosis() -> None:
 def test_findings_come_in_the_order_of_the_diagnosis_and_notes_do_not_count() -> None:
     said = (Named("A1", "one", "L0.K", "error", 0.5), Named("B1", "two", "L1.mask", "note", 1.0))
     row = replace(bench_rows.healthy(), findings=said)
-    ranker = fitted("exact_identities")
+    ranker = fitted("diagnosis")
     assert list(ranker.order(row)) == ["L0.K", "L1.mask"]
     assert ranker.kind(row) == "one"
     assert ranker.suspicion(replace(row, findings=said[1:])) == 0.0
+
+
+def test_only_findings_from_identities_are_exact() -> None:
+    said = (Named("A1", "one", "L0.K", "error", 0.5), Named("B1", "two", "L1.mask", "error", 1.0, exact=True))
+    row = replace(bench_rows.healthy(), findings=said)
+    ranker = fitted("exact_identities")
+    assert list(ranker.order(row)) == ["L1.mask"]
+    assert ranker.kind(row) == "two"
+    assert ranker.suspicion(replace(row, findings=said[:1])) == 0.0
 
 
 def test_banks_never_mix_the_settings() -> None:

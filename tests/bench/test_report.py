@@ -81,7 +81,7 @@ def test_misses_name_the_command_that_runs_them_again(data: dict) -> None:
 
 def test_latency_is_told_for_runs_that_were_looked_at_early(data: dict) -> None:
     found = {(item["ranker"], item["class"]): item for item in data["latency"]}
-    assert found["exact_identities", "I"]["median_step"] == 20
+    assert found["diagnosis", "I"]["median_step"] == 20
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -13,7 +13,7 @@ from attnscope.pages.svg import element, line, picture, polyline, tooltip, words
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 900.0, 56.0, 120.0, 14.0, 390.0
 SIDE = 330.0
-COLOURS = {"baseline": "s3", "curvature": "s0", "exact": "s2", "combination": "s1", "chance": "s3"}
+COLOURS = {"baseline": "s3", "curvature": "s0", "exact": "s2", "diagnosis": "s2", "combination": "s1", "chance": "s3"}
 LETTER = 6.1  # mean width of a letter in a figure's text
 Box = tuple[float, float, float, float]
 

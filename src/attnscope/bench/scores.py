@@ -131,7 +131,7 @@ class Bench:
 
     def _of_setting(self, banks: Banks, name: str) -> Iterator[Row]:
         """Rows that the setting speaks of; without healthy rows of the same moment only findings say anything."""
-        needs_bank = catalogue.load("rankers", name).family != "exact"
+        needs_bank = catalogue.load("rankers", name).family not in ("exact", "diagnosis")
         for row in self.rows:
             if banks.speaks_of(row) and (self.final(row) or not needs_bank or banks.bank(row)):
                 yield row

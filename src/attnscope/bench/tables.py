@@ -31,11 +31,11 @@ from attnscope.bench.scores import COMBINATION, Bench, Scored, fold_of
 from attnscope.findings import Severity
 
 SCHEMA = 1
-FINDERS = ("exact_identities", COMBINATION)
+FINDERS = ("diagnosis", COMBINATION)
 ALARMED = (
     "top_eigenvalue", "trace", "gradient_norm", "gradient_z", "relative_trace", "coupling", COMBINATION,
 )  # fmt: skip
-SPLIT_RANKERS = (COMBINATION, "exact_identities", "relative_trace", "coupling", "gradient_z")
+SPLIT_RANKERS = (COMBINATION, "diagnosis", "exact_identities", "relative_trace", "coupling", "gradient_z")
 
 
 def tables(

@@ -23,7 +23,7 @@ class Ranker(ABC):
     """Turns rows into a suspicion and an order of places.
 
     Class facts:
-        family: `baseline`, `curvature`, `exact` or `combination`.
+        family: `baseline`, `curvature`, `exact`, `diagnosis` or `combination`.
         lenses: the readings that it needs, and those that did its work because they came first; their cost is its
             cost. `diagnosis` is the whole diagnosis.
     """

@@ -1,4 +1,4 @@
-"""The findings of the diagnosis, in its order."""
+"""The findings of the diagnosis that rest on an identity, in its order."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import ClassVar
 
 from attnscope.bench.rankers import Ranker
 from attnscope.bench.rankers._findings import certainty, graver
-from attnscope.bench.row import Row
+from attnscope.bench.row import Named, Row
 
 
 @dataclass
 class ExactIdentities(Ranker):
-    """The findings of the diagnosis as they come: identities that a healthy model keeps and this one breaks.
+    """Only findings with an identity among their evidence: what a healthy model keeps exactly and this one breaks.
 
     **Suspicion**: the severity of the gravest finding, then its confidence as the rule states it; notes do not
     count. 0 when there is none.
@@ -28,17 +28,21 @@ class ExactIdentities(Ranker):
 
     def suspicion(self, row: Row) -> float:
         """Between 0 and 3."""
-        found = graver(row.findings)
+        found = graver(_exact(row))
         return certainty(found, [finding.confidence for finding in found])
 
     def order(self, row: Row) -> Mapping[str, float]:
         """The first finding has 1, the second 1/2 and so on."""
         found: dict[str, float] = {}
-        for position, finding in enumerate(row.findings):
+        for position, finding in enumerate(_exact(row)):
             found.setdefault(finding.place, 1.0 / (1 + position))
         return found
 
     def kind(self, row: Row) -> str:
         """The first finding's."""
-        found = graver(row.findings)
+        found = graver(_exact(row))
         return found[0].kind if found else ""
+
+
+def _exact(row: Row) -> tuple[Named, ...]:
+    return tuple(finding for finding in row.findings if finding.exact)
