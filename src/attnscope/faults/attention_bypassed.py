@@ -11,6 +11,7 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
+from attnscope.faults._projections import mixed
 from attnscope.faults._scores import Scores, obstacle_of, retell
 
 
@@ -28,7 +29,6 @@ class AttentionBypassed(Fault):
     recognised_as: ClassVar[tuple[str, ...]] = ("uniform_attention",)
     visibility: ClassVar[str] = "I"
     ids: ClassVar[tuple[str, ...]] = ("H11",)
-    severities: ClassVar[tuple[float, ...]] = (0.5, 0.9, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs the softmax's line."""
@@ -39,7 +39,7 @@ class AttentionBypassed(Fault):
 
         def tell(scores: Scores) -> Tensor:
             mean = scores.normalise(scores.masked(torch.zeros_like(scores.bare)))
-            return scores.normalise(scores.masked()).lerp(mean, self.strength)
+            return mixed(scores.normalise(scores.masked()), mean, self.strength)
 
         retell(case.model, anatomy, (attention_of(anatomy, self.layer).layer,), tell)
 

@@ -29,7 +29,6 @@ class DetachedSource(Fault):
     recognised_as: ClassVar[tuple[str, ...]] = ("cut_gradient",)
     visibility: ClassVar[str] = "I"
     ids: ClassVar[tuple[str, ...]] = ("V3",)
-    severities: ClassVar[tuple[float, ...]] = (0.9, 0.99, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a module that is handed both sources, and an encoder that only this attention uses."""

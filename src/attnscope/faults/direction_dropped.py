@@ -29,7 +29,6 @@ class DirectionDropped(Fault):
     recognised_as: ClassVar[tuple[str, ...]] = ()
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("H9",)
-    severities: ClassVar[tuple[float, ...]] = (0.5, 0.9, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a recurrent module that reads both ways."""

@@ -29,7 +29,6 @@ class OneSource(Fault):
     recognised_as: ClassVar[tuple[str, ...]] = ("unused_parameter", "cut_gradient")
     visibility: ClassVar[str] = "I"
     ids: ClassVar[tuple[str, ...]] = ("V2",)
-    severities: ClassVar[tuple[float, ...]] = (0.5, 0.9, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a module that is handed both sources."""

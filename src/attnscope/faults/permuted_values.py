@@ -30,7 +30,6 @@ class PermutedValues(Fault):
     recognised_as: ClassVar[tuple[str, ...]] = ()
     visibility: ClassVar[str] = "A"
     ids: ClassVar[tuple[str, ...]] = ("V5",)
-    severities: ClassVar[tuple[float, ...]] = (0.3, 0.6, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs the product of pattern and values."""

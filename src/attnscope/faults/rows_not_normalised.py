@@ -10,6 +10,7 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
+from attnscope.faults._projections import mixed
 from attnscope.faults._scores import Scores, obstacle_of, retell
 
 
@@ -27,7 +28,6 @@ class RowsNotNormalised(Fault):
     recognised_as: ClassVar[tuple[str, ...]] = ("rows_not_normalised",)
     visibility: ClassVar[str] = "I"
     ids: ClassVar[tuple[str, ...]] = ("H5",)
-    severities: ClassVar[tuple[float, ...]] = (0.3, 0.6, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs the softmax's line."""
@@ -41,7 +41,7 @@ class RowsNotNormalised(Fault):
         def tell(scores: Scores) -> Tensor:
             pattern = scores.normalise(scores.masked())
             squashed = scores.masked().sigmoid()
-            return pattern.lerp(squashed, self.strength)
+            return mixed(pattern, squashed, self.strength)
 
         retell(case.model, anatomy, (attention.layer,), tell)
 

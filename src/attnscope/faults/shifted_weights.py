@@ -28,7 +28,6 @@ class ShiftedWeights(Fault):
     recognised_as: ClassVar[tuple[str, ...]] = ()
     visibility: ClassVar[str] = "A"
     ids: ClassVar[tuple[str, ...]] = ("H8",)
-    severities: ClassVar[tuple[float, ...]] = (0.3, 0.6, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs the product of pattern and values."""

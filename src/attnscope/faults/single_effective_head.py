@@ -10,6 +10,7 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
+from attnscope.faults._projections import mixed
 from attnscope.faults._scores import Scores, obstacle_of, retell, seen_scores
 
 
@@ -48,7 +49,7 @@ class SingleEffectiveHead(Fault):
 
         def tell(scores: Scores) -> Tensor:
             pattern = scores.normalise(scores.masked())
-            return pattern.lerp(pattern[:, :1].expand_as(pattern), strength)
+            return mixed(pattern, pattern[:, :1].expand_as(pattern), strength)
 
         retell(case.model, anatomy, (attention.layer,), tell)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
+from attnscope.faults._projections import mixed
 from attnscope.faults._scores import Scores, obstacle_of, retell
 
 
@@ -27,7 +28,6 @@ class SoftmaxWrongAxis(Fault):
     recognised_as: ClassVar[tuple[str, ...]] = ("softmax_wrong_axis",)
     visibility: ClassVar[str] = "I"
     ids: ClassVar[tuple[str, ...]] = ("H4",)
-    severities: ClassVar[tuple[float, ...]] = (0.3, 0.6, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs the softmax's line."""
@@ -43,7 +43,7 @@ class SoftmaxWrongAxis(Fault):
             wrong = scores.normalise(scores.masked(), dim=scores.dim - 1)
             if scores.forbidden is not None:
                 wrong = wrong.masked_fill(scores.forbidden, 0.0)
-            return right.lerp(wrong, self.strength)
+            return mixed(right, wrong, self.strength)
 
         retell(case.model, anatomy, (attention.layer,), tell)
 

@@ -30,7 +30,6 @@ class StatesMisaligned(Fault):
     recognised_as: ClassVar[tuple[str, ...]] = ()
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("H9",)
-    severities: ClassVar[tuple[float, ...]] = (0.3, 0.6, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a recurrent module that reads both ways."""

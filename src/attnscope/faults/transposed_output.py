@@ -29,7 +29,6 @@ class TransposedOutput(Fault):
     recognised_as: ClassVar[tuple[str, ...]] = ("swapped_projections",)
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("D2",)
-    severities: ClassVar[tuple[float, ...]] = (0.3, 0.6, 1.0)
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a square output projection of its own."""

@@ -41,7 +41,6 @@ class ValuesOfAnotherLayer(Fault):
     recognised_as: ClassVar[tuple[str, ...]] = ("shared_by_mistake", "unused_parameter", "cut_gradient")
     visibility: ClassVar[str] = "I"
     ids: ClassVar[tuple[str, ...]] = ("D4",)
-    severities: ClassVar[tuple[float, ...]] = (0.3, 0.6, 1.0)
 
     def _other(self, anatomy: Anatomy) -> Attention:
         here = attention_of(anatomy, self.layer).layer
