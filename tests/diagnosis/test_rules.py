@@ -388,6 +388,17 @@ def test_an_exchange_must_save_much_on_every_batch() -> None:
     assert asked(kind, attention(), readings=(exchange(-0.05),)) == []
     assert asked(kind, attention(), readings=(exchange(-0.03, loss=0.04),)) == []
     assert asked(kind, attention(), readings=(exchange(0.5),)) == []
+    # what any harm would save, too, is no sign of an exchange
+    zeroed = per_block("block_ablation", {"L0.Q": 0.3}, loss_change={"L0.Q": -0.8})
+    assert asked(kind, attention(), readings=(exchange(-1.0), zeroed)) == []
+    harmless = per_block("block_ablation", {"L0.Q": 0.3}, loss_change={"L0.Q": -0.4})
+    assert len(asked(kind, attention(), readings=(exchange(-1.0), harmless))) == 1
+    # nor is a loss that stays at what a guess among the labels gives
+    two_classes = Reading(
+        "label_signal", np.zeros(1), ("batch",), "loss", facts={"entropy": 0.69, "n_distinct": 2, "n_labels": 32}
+    )
+    assert asked(kind, attention(), readings=(exchange(-1.0), two_classes)) == []
+    assert len(asked(kind, attention(), readings=(exchange(-1.5), two_classes))) == 1
 
 
 # --- residual, norms, gradients ------------------------------------------------------------------------------------

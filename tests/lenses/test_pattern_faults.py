@@ -132,6 +132,17 @@ def test_uniform_and_copied_heads_are_listed_exactly() -> None:
     assert copied.values[0, [0, 2]] == pytest.approx(1.0)
 
 
+def test_half_precision_makes_no_small_scores_exactly_uniform() -> None:
+    probe = observations.standard(n_layers=1)
+    seen = probe.observation.attentions[0]
+    assert seen.allowed is not None
+    for size, exact in ((0.0, True), (0.05, False)):
+        scores = (size * seen.scores.sign()).masked_fill(~seen.allowed, -torch.inf).to(torch.bfloat16)
+        pattern = scores.softmax(-1)
+        reading = measured("distance_to_uniform", with_pattern(probe, pattern, scores=scores))
+        assert (len(reading.facts["exact"]) == pattern.shape[1]) is exact
+
+
 def test_collapsed_tokens_have_no_spread() -> None:
     probe = observations.standard(n_layers=2)
     hidden = probe.observation.attentions[1].hidden

@@ -12,6 +12,7 @@ CLEAR = (
     0.1  # an exchange must save this share of the loss, and twice what any exchange saves in a healthy model
 )
 BEYOND_ABLATION = 2.0  # an overfitted or unlearnt part hurts: then zeroing it helps, too, and no exchange is meant
+BELOW_A_GUESS = 0.9  # an overconfident model does better with any harm done to it, but never well
 LEAST = 0.05  # and this much of it: the loss of a model that has learnt its task is too small to tell
 
 
@@ -39,7 +40,7 @@ def savings(examination: Examination, kind: str) -> Iterator[Saving]:
     if not loss > 0:
         return
     share = max(CLEAR, 2 * healthy("saved_by_exchange").highest)
-    without = _saved_by_ablation(examination)
+    without, guess = _saved_by_ablation(examination), _loss_of_a_guess(examination)
     rows = zip(
         reading.facts["pairs"],
         reading.facts["kinds"],
@@ -53,6 +54,7 @@ def savings(examination: Examination, kind: str) -> Iterator[Saving]:
         if its_kind == kind
         and everywhere
         and -float(change) >= max(share * loss, LEAST)
+        and loss + float(change) < BELOW_A_GUESS * guess
         and -float(change) >= BEYOND_ABLATION * max(_of_either(without, pair), default=0.0)
     ]
     yield from sorted(found, key=lambda saving: -saving.saved)
@@ -72,3 +74,11 @@ def _of_either(saved: Mapping[str, float], pair: Sequence[object]) -> list[float
 
 def _is_in(block: str, place: str) -> bool:
     return block == place or block.startswith(f"{place}.")
+
+
+def _loss_of_a_guess(examination: Examination) -> float:
+    """The loss of one who knows how frequent each label is and no more; infinite where labels are not classes."""
+    reading = examination.reading("label_signal")
+    facts = {} if reading is None else reading.facts
+    classes = 1 < int(facts.get("n_distinct", 0)) < int(facts.get("n_labels", 0))
+    return float(facts["entropy"]) if classes else float("inf")

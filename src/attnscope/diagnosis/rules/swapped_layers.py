@@ -22,7 +22,8 @@ class SwappedLayers(Rule):
 
     **Evidence required** Exchanging the two whole layers lowers the loss, on every batch, by more than a
     tenth, and more than any other exchange of layers. It must save twice what
-    setting either of them to zero saves: an overfitted part hurts whatever stands in its place.
+    setting either of them to zero saves, and bring the loss below that of a guess: an overconfident model does
+    better with any harm done to it.
 
     **When it is a false alarm** In an untrained model no exchange matters: not reported.
 
@@ -32,7 +33,7 @@ class SwappedLayers(Rule):
     """
 
     code: ClassVar[str] = "PRJ308"
-    needs: ClassVar[tuple[str, ...]] = ("exchanged_blocks", "block_ablation")
+    needs: ClassVar[tuple[str, ...]] = ("exchanged_blocks", "block_ablation", "label_signal")
     symptom: ClassVar[bool] = True
     alternatives: ClassVar[tuple[str, ...]] = ("the weights of one of the layers were not loaded at all",)
     remedies: ClassVar[tuple[str, ...]] = (

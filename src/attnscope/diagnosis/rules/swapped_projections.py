@@ -21,7 +21,8 @@ class SwappedProjections(Rule):
 
     **Evidence required** Exchanging the two lowers the loss, on every batch, by more than a tenth and by 0.05
     at least, and more than any other exchange in the layer. It must save twice what
-    setting either of them to zero saves: an overfitted part hurts whatever stands in its place.
+    setting either of them to zero saves, and bring the loss below that of a guess: an overconfident model does
+    better with any harm done to it.
 
     **When it is a false alarm** In an untrained model no exchange matters: not reported.
 
@@ -31,7 +32,7 @@ class SwappedProjections(Rule):
     """
 
     code: ClassVar[str] = "PRJ307"
-    needs: ClassVar[tuple[str, ...]] = ("exchanged_blocks", "block_ablation")
+    needs: ClassVar[tuple[str, ...]] = ("exchanged_blocks", "block_ablation", "label_signal")
     symptom: ClassVar[bool] = True
     alternatives: ClassVar[tuple[str, ...]] = ("the weights of this layer were not loaded at all",)
     remedies: ClassVar[tuple[str, ...]] = (

@@ -20,8 +20,8 @@ class SwappedQueryKey(Rule):
     **Why it matters** The model works, somewhat; every token attends to those that should attend to it.
 
     **Evidence required** Exchanging the two lowers the loss, on every batch, by more than a tenth and by 0.05
-    at least. It must save twice what
-    setting either of them to zero saves: an overfitted part hurts whatever stands in its place.
+    at least. It must save twice what setting either of them to zero saves, and bring the loss below that of a
+    guess: an overconfident model does better with any harm done to it.
 
     **When it is a false alarm** The model has been trained on after the exchange; then it no longer lowers
     the loss and nothing is reported.
@@ -32,7 +32,7 @@ class SwappedQueryKey(Rule):
     """
 
     code: ClassVar[str] = "PRJ305"
-    needs: ClassVar[tuple[str, ...]] = ("exchanged_blocks", "block_ablation")
+    needs: ClassVar[tuple[str, ...]] = ("exchanged_blocks", "block_ablation", "label_signal")
     symptom: ClassVar[bool] = True
     alternatives: ClassVar[tuple[str, ...]] = (
         "the scores are transposed, or the softmax runs over the queries",
