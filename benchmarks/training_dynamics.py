@@ -80,11 +80,11 @@ def distilbert() -> tuple[Case, Any, int]:
     from transformers import AutoTokenizer
 
     model = Distilbert(pretrained=True, seed=0).build()
-    task = MovieReviews(max_length=32, seed=0)
+    task = MovieReviews(max_length=32, batch_size=32, seed=0)
     tokenizer = AutoTokenizer.from_pretrained(weights_folder())
-    batches = list(itertools.islice(task.batches(task.read()[0], tokenizer), 128))
+    batches = list(itertools.islice(task.batches(task.read()[0], tokenizer), 96))
     optimizer = torch.optim.AdamW([item for item in model.parameters() if item.requires_grad], lr=1e-4)
-    return Case(model, batches[:64], optimizer=optimizer, max_batches=64), iter(batches[64:]), 60
+    return Case(model, batches[:32], optimizer=optimizer, max_batches=32), iter(batches[32:]), 60
 
 
 CASES: dict[str, Callable[[], tuple[Case, Any, int]]] = {
