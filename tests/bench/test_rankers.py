@@ -39,7 +39,7 @@ def test_the_docstring_has_its_sections(name: str) -> None:
     said = catalogue.load("rankers", name).__doc__ or ""
     for section in ("**Suspicion**", "**Places**", "**Reference**"):
         assert section in said
-    assert catalogue.load("rankers", name).family in ("baseline", "curvature", "exact", "combination")
+    assert catalogue.load("rankers", name).family in ("baseline", "curvature", "exact", "diagnosis", "combination")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,7 +11,6 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
-from attnscope.faults._projections import mixed
 from attnscope.faults._scores import Scores, obstacle_of, retell
 
 
@@ -39,7 +38,7 @@ class AttentionBypassed(Fault):
 
         def tell(scores: Scores) -> Tensor:
             mean = scores.normalise(scores.masked(torch.zeros_like(scores.bare)))
-            return mixed(scores.normalise(scores.masked()), mean, self.strength)
+            return scores.normalise(scores.masked()).lerp(mean, self.strength)
 
         retell(case.model, anatomy, (attention_of(anatomy, self.layer).layer,), tell)
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
-from attnscope.faults._projections import mixed
 from attnscope.faults._scores import Scores, obstacle_of, retell, seen_scores
 
 
@@ -49,7 +48,7 @@ class SingleEffectiveHead(Fault):
 
         def tell(scores: Scores) -> Tensor:
             pattern = scores.normalise(scores.masked())
-            return mixed(pattern, pattern[:, :1].expand_as(pattern), strength)
+            return pattern.lerp(pattern[:, :1].expand_as(pattern), strength)
 
         retell(case.model, anatomy, (attention.layer,), tell)
 
