@@ -111,7 +111,12 @@
     const element = event.target.closest?.(explained);
     if (element) { const parts = explain(element); if (parts) showTip(element, parts); }
   });
-  document.addEventListener("pointerout", (event) => { if (event.target.closest?.(`${explained}, .hit`)) hideTip(); });
+  // What has the focus keeps its explanation when the pointer leaves something else.
+  function left(element) { if (owner === element || owner !== document.activeElement) hideTip(); }
+  document.addEventListener("pointerout", (event) => {
+    const element = event.target.closest?.(`${explained}, .hit`);
+    if (element) left(element);
+  });
   document.addEventListener("focusin", (event) => {
     const element = event.target.closest?.(explained);
     if (element && element.matches(":focus-visible")) { const parts = explain(element); if (parts) showTip(element, parts); }
@@ -330,8 +335,8 @@
       const inside = row >= 0 && row < rows && (columns === 1 || (column >= 0 && column < columns)) && point.x >= left - 160;
       if (inside) pick(svg, row, column); else hideTip();
     });
-    svg.addEventListener("pointerleave", () => { svg.querySelector(".cross")?.remove(); hideTip(); });
-    svg.addEventListener("blur", () => { svg.querySelector(".cross")?.remove(); hideTip(); });
+    svg.addEventListener("pointerleave", () => { svg.querySelector(".cross")?.remove(); left(svg); });
+    svg.addEventListener("blur", () => { svg.querySelector(".cross")?.remove(); left(svg); });
     svg.addEventListener("keydown", (event) => {
       const [row, column] = (svg.dataset.at || "0 0").split(" ").map(Number);
       const goal = { ArrowRight: [row, column + 1], ArrowLeft: [row, column - 1], ArrowDown: [row + 1, column], ArrowUp: [row - 1, column] }[event.key];
