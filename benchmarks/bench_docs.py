@@ -87,9 +87,9 @@ def entry(
     return None
 
 
-def value(data: Mapping[str, Any], ranker: str, metric: str, visibility: str = "all", stratum: str = KILLED) -> float:
-    """One number of the unpaired leaderboard; NaN where there is none."""
-    found = entry(data, "unpaired", stratum, visibility, ranker)
+def value(data: Mapping[str, Any], ranker: str, metric: str, visibility: str = "all") -> float:
+    """One number of the unpaired leaderboard, of killed faults; NaN where there is none."""
+    found = entry(data, "unpaired", KILLED, visibility, ranker)
     return math.nan if found is None else float(found["metrics"][metric]["value"])
 
 
@@ -202,12 +202,11 @@ def numbers(data: Mapping[str, Any]) -> dict[str, str]:
         for metric in ("auroc", "recall_1", "recall_5", "top_1", "top_3", "mrr", "kind_f1"):
             found[f"{ranker}.{metric}"] = _plain(value(data, ranker, metric))
             found[f"{ranker}.{metric}.C"] = _plain(value(data, ranker, metric, "C"))
-            found[f"{ranker}.{metric}.survived"] = _plain(value(data, ranker, metric, stratum=SURVIVED))
     strata = data["counts"]["strata"]
     found["killed"] = str(strata.get(KILLED, 0))
     found["survived"] = str(strata.get(SURVIVED, 0))
     found["rows"] = str(data["counts"]["rows"])
-    calm = [item for item in data["controls"]]
+    calm = data["controls"]
     found["calm"] = str(sum(item["rows"] for item in calm))
     found["calm errors"] = str(sum(item["errors"] for item in calm))
     found["calm warnings"] = str(sum(item["warnings"] for item in calm))

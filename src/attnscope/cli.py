@@ -14,7 +14,7 @@ import typer
 from attnscope import __version__
 from attnscope.cli_bench import bench
 from attnscope.cli_curvature import Target, curvature
-from attnscope.cli_terminal import console, progress_bar, say
+from attnscope.cli_terminal import INTERRUPTED, console, progress_bar, say
 from attnscope.errors import AttnscopeError
 from attnscope.whole_file import write_whole
 
@@ -35,7 +35,7 @@ app = typer.Typer(
 
 app.add_typer(bench, name="bench")
 
-FOUND, USAGE, INTERRUPTED = 1, 2, 130
+FOUND, USAGE = 1, 2
 
 
 class Effort(StrEnum):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnscope.cli_terminal import console, progress_bar, say
+from attnscope.cli_terminal import INTERRUPTED, console, progress_bar, say
 from attnscope.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ bench = typer.Typer(
     "`attnscope bench run --size smoke`, which makes small ones in two minutes.",
     no_args_is_help=True,
 )
-INTERRUPTED = 130
 SHIPPED = Path(__file__).parent / "bench" / "results_small.parquet"
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnscope.cli_terminal import console, progress_bar, say
+from attnscope.cli_terminal import INTERRUPTED, console, progress_bar, say
 
 if TYPE_CHECKING:
     from attnscope.portrait.portrait import Request
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Target = Annotated[
     str, typer.Argument(metavar="FILE.py:FACTORY", help="A function without arguments that returns a Case.")
 ]
-INTERRUPTED = 130
 
 
 class Level(StrEnum):

@@ -9,6 +9,8 @@ from typing import Any
 
 import typer
 
+INTERRUPTED = 130  # the exit code after Ctrl-C
+
 
 def console() -> Any:
     """Where tables and trees are printed."""

@@ -78,11 +78,10 @@ def diagnose(
     started = time.perf_counter()
     case = _case(case_or_model, batches, loss, forward, optimizer, expects)
     rules = chosen([catalogue.load("rules", name)() for name in catalogue.names("rules")], select, ignore)
-    forward = case.forward or default_forward
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        anatomy = trace(case.model, case.batches[0], forward)  # type: ignore[index]
-        work = _Work(_probe(case, anatomy, forward), effort)
+        anatomy = trace(case.model, case.batches[0], case.forward)  # type: ignore[index]
+        work = _Work(probe_of(case, anatomy), effort)
         shown = SHOWN if effort == "deep" and not select else ()
         interrupted = work.run(_wanted(rules, shown), progress)
         examination = work.examination()
@@ -137,13 +136,14 @@ def _case(
     return Case(case_or_model, batches, loss, forward, optimizer, expects)
 
 
-def _probe(case: Case, anatomy: Anatomy, forward: Forward) -> Probe:
+def probe_of(case: Case, anatomy: Anatomy) -> Probe:
+    """What a lens is given of a case: the unwrapped model, with defaults filled in."""
     model = unwrapped(case.model)[0]
     return Probe(
         model=model,
         batches=tuple(case.batches),
         anatomy=anatomy,
-        forward=forward,
+        forward=case.forward or default_forward,
         loss=case.loss or default_loss,
         optimizer=case.optimizer,
         expects=Expectations.of(case.expects),

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from attnscope.anatomy.blocks import Anatomy
-from attnscope.anatomy.trace import trace
 from attnscope.bench.row import Named
-from attnscope.case import Case, Expectations, default_forward, default_loss
-from attnscope.examine import diagnose
+from attnscope.case import Case
+from attnscope.examine import diagnose, probe_of
 from attnscope.findings import Diagnosis
 from attnscope.lenses import Lens
 from attnscope.lenses._parameters import flat
@@ -100,12 +99,8 @@ class Measured:
 def measured(case: Case) -> Measured:
     """Diagnoses a case at standard effort, and reads every block with every lens that a ranker may ask for."""
     diagnosis = diagnose(case, effort="standard")
-    forward = case.forward or default_forward
-    anatomy = trace(case.model, case.batches[0], forward)  # type: ignore[index]  # a Case holds a list
-    probe = Probe(
-        model=case.model, batches=tuple(case.batches), anatomy=anatomy, forward=forward,
-        loss=case.loss or default_loss, optimizer=case.optimizer, expects=Expectations.of(case.expects),
-    )  # fmt: skip
+    anatomy = diagnosis.anatomy
+    probe = probe_of(case, anatomy)
     found = Measured(anatomy, diagnosis)
     found.gradient_seconds = _seconds_of_a_gradient(probe)
     names = [block.name for block in anatomy.blocks]

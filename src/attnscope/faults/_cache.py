@@ -51,6 +51,16 @@ def retell_cache(case: Case, tell: Tell) -> None:
     case.model.__class__ = type(original.__name__, (original,), body)
 
 
+def retell_decoded(case: Case, layer: int, change: Callable[[Tensor, Tensor, int], Pair]) -> None:
+    """As `retell_cache`, for one layer and only where a call adds to a cache that holds something already."""
+
+    def tell(place: int, keys: Tensor, values: Tensor, n_before: int) -> Pair:
+        adds = place == layer and 0 < n_before < keys.shape[-2]
+        return change(keys, values, n_before) if adds else (keys, values)
+
+    retell_cache(case, tell)
+
+
 def pairs_of(cache: Any) -> list[Pair]:
     """(keys, values) of each layer; empty when the cache has none or another form."""
     layers = getattr(cache, "layers", cache)

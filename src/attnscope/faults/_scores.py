@@ -278,6 +278,18 @@ def seen_scores(case: Case, anatomy: Anatomy, layer: int) -> Scores | None:
     return found[0] if found else None
 
 
+def heads_obstacle(case: Case, anatomy: Anatomy, attention: Attention) -> str:
+    """Why the pattern cannot be retold head by head, or an empty string: two heads or more, on an axis of their own."""
+    reason = obstacle_of(case, anatomy, attention.layer)
+    seen = None if reason else seen_scores(case, anatomy, attention.layer)
+    if reason or seen is None:
+        return reason
+    if attention.n_heads < 2:
+        return "this attention has one head"
+    has_axis = seen.bare.ndim == 4 and seen.bare.shape[1] == attention.n_heads
+    return "" if has_axis else "the scores of this attention have no axis of heads"
+
+
 def obstacle_of(case: Case, anatomy: Anatomy, layer: int, *, forbidden: str = "") -> str:
     """Why the pattern of a layer cannot be retold, or an empty string.
 

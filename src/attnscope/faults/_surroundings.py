@@ -72,6 +72,17 @@ def embedding_block(anatomy: Anatomy) -> Block | None:
     )
 
 
+def table_obstacle(anatomy: Anatomy) -> str:
+    """Why no table of tokens can be changed, or an empty string."""
+    return "" if embedding_block(anatomy) is not None else "the model has no table of tokens"
+
+
+def table_places(anatomy: Anatomy) -> tuple[str, ...]:
+    """The name of the table of tokens; nothing where there is none."""
+    block = embedding_block(anatomy)
+    return (block.name,) if block is not None else ()
+
+
 def head_places(anatomy: Anatomy) -> tuple[str, ...]:
     """What names the end of the model: its classifier, or the embedding that it shares."""
     block = classifier_block(anatomy) or embedding_block(anatomy)

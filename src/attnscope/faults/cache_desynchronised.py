@@ -11,7 +11,7 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
-from attnscope.faults._cache import cache_obstacle, retell_cache
+from attnscope.faults._cache import cache_obstacle, retell_decoded
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,14 @@ class CacheDesynchronised(Fault):
 
     def plant(self, case: Case, anatomy: Anatomy) -> None:
         """Changes what the cache holds after each call."""
-        layer = attention_of(anatomy, self.layer).layer
         strength = self.strength
 
-        def tell(place: int, keys: Tensor, values: Tensor, n_before: int) -> tuple[Tensor, Tensor]:
-            if place != layer or not 0 < n_before < keys.shape[-2]:
-                return keys, values
+        def change(keys: Tensor, values: Tensor, n_before: int) -> tuple[Tensor, Tensor]:
             old, new = values[..., :n_before, :], values[..., n_before:, :]
             late = torch.cat((old[..., -1:, :], new[..., :-1, :]), -2)
             return keys, torch.cat((old, new.lerp(late, strength)), -2)
 
-        retell_cache(case, tell)
+        retell_decoded(case, attention_of(anatomy, self.layer).layer, change)
 
     def places(self, anatomy: Anatomy) -> tuple[str, ...]:
         """The cache of this layer."""

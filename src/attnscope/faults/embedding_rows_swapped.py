@@ -13,7 +13,7 @@ from attnscope.case import Case
 from attnscope.faults import Fault
 from attnscope.faults._keeping import hold
 from attnscope.faults._parameters import views
-from attnscope.faults._surroundings import embedding_block
+from attnscope.faults._surroundings import embedding_block, table_obstacle, table_places
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class EmbeddingRowsSwapped(Fault):
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs a table of tokens."""
-        return "" if embedding_block(anatomy) is not None else "the model has no table of tokens"
+        return table_obstacle(anatomy)
 
     def plant(self, case: Case, anatomy: Anatomy) -> None:
         """Exchanges the rows."""
@@ -59,5 +59,4 @@ class EmbeddingRowsSwapped(Fault):
 
     def places(self, anatomy: Anatomy) -> tuple[str, ...]:
         """The table."""
-        block = embedding_block(anatomy)
-        return (block.name,) if block is not None else ()
+        return table_places(anatomy)

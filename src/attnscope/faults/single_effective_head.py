@@ -10,7 +10,7 @@ from torch import Tensor
 from attnscope.anatomy.blocks import Anatomy
 from attnscope.case import Case
 from attnscope.faults import Fault, attention_of
-from attnscope.faults._scores import Scores, obstacle_of, retell, seen_scores
+from attnscope.faults._scores import Scores, heads_obstacle, retell
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,7 @@ class SingleEffectiveHead(Fault):
 
     def obstacle(self, case: Case, anatomy: Anatomy) -> str:
         """Needs scores with an axis of two heads or more."""
-        attention = attention_of(anatomy, self.layer)
-        reason = obstacle_of(case, anatomy, attention.layer)
-        seen = None if reason else seen_scores(case, anatomy, attention.layer)
-        if reason or seen is None:
-            return reason
-        if attention.n_heads < 2:
-            return "this attention has one head"
-        has_axis = seen.bare.ndim == 4 and seen.bare.shape[1] == attention.n_heads
-        return "" if has_axis else "the scores of this attention have no axis of heads"
+        return heads_obstacle(case, anatomy, attention_of(anatomy, self.layer))
 
     def plant(self, case: Case, anatomy: Anatomy) -> None:
         """Retells the pattern of the layer."""

@@ -18,6 +18,26 @@ def rank(finding: Named) -> int:
     return Severity(finding.severity).rank
 
 
+def suspicion_of(findings: Sequence[Named]) -> float:
+    """Between 0 and 3: the severity of the gravest finding, then its confidence as the rule states it."""
+    found = graver(findings)
+    return certainty(found, [finding.confidence for finding in found])
+
+
+def order_of(findings: Sequence[Named]) -> dict[str, float]:
+    """Place -> 1 for the first finding, 1/2 for the second and so on, as the diagnosis ranked them."""
+    found: dict[str, float] = {}
+    for position, finding in enumerate(findings):
+        found.setdefault(finding.place, 1.0 / (1 + position))
+    return found
+
+
+def kind_of(findings: Sequence[Named]) -> str:
+    """The kind of the first that says that something is wrong; empty when there is none."""
+    found = graver(findings)
+    return found[0].kind if found else ""
+
+
 def ordered(findings: Sequence[Named], confidences: Sequence[float]) -> dict[str, float]:
     """Place -> its best finding's confidence, halved for each finding that comes before: by severity, confidence."""
     found: dict[str, float] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from attnscope.bench.rankers import Ranker
-from attnscope.bench.rankers._findings import certainty, graver
+from attnscope.bench.rankers._findings import kind_of, order_of, suspicion_of
 from attnscope.bench.row import Row
 
 
@@ -28,17 +28,12 @@ class Diagnosis(Ranker):
 
     def suspicion(self, row: Row) -> float:
         """Between 0 and 3."""
-        found = graver(row.findings)
-        return certainty(found, [finding.confidence for finding in found])
+        return suspicion_of(row.findings)
 
     def order(self, row: Row) -> Mapping[str, float]:
         """The first finding has 1, the second 1/2 and so on."""
-        found: dict[str, float] = {}
-        for position, finding in enumerate(row.findings):
-            found.setdefault(finding.place, 1.0 / (1 + position))
-        return found
+        return order_of(row.findings)
 
     def kind(self, row: Row) -> str:
         """The first finding's."""
-        found = graver(row.findings)
-        return found[0].kind if found else ""
+        return kind_of(row.findings)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from attnscope.bench.rankers import Ranker
-from attnscope.bench.rankers._findings import certainty, graver
+from attnscope.bench.rankers._findings import kind_of, order_of, suspicion_of
 from attnscope.bench.row import Named, Row
 
 
@@ -28,20 +28,15 @@ class ExactIdentities(Ranker):
 
     def suspicion(self, row: Row) -> float:
         """Between 0 and 3."""
-        found = graver(_exact(row))
-        return certainty(found, [finding.confidence for finding in found])
+        return suspicion_of(_exact(row))
 
     def order(self, row: Row) -> Mapping[str, float]:
         """The first finding has 1, the second 1/2 and so on."""
-        found: dict[str, float] = {}
-        for position, finding in enumerate(_exact(row)):
-            found.setdefault(finding.place, 1.0 / (1 + position))
-        return found
+        return order_of(_exact(row))
 
     def kind(self, row: Row) -> str:
         """The first finding's."""
-        found = graver(_exact(row))
-        return found[0].kind if found else ""
+        return kind_of(_exact(row))
 
 
 def _exact(row: Row) -> tuple[Named, ...]:
