@@ -13,9 +13,8 @@ from torch import nn
 
 import small_probes
 from attnscope import Case, open_run, trace, train, watch
-from attnscope.case import default_forward
 from attnscope.errors import CaseError
-from attnscope.examine import _probe, diagnose
+from attnscope.examine import diagnose, probe_of
 from attnscope.lenses import Lens
 from attnscope.lenses.weight_norms import WeightNorms
 from attnscope.probe import Probe
@@ -117,7 +116,7 @@ class TestStart:
         wrapped = nn.DataParallel(made.model)
         start = {f"module.{name}": value for name, value in start_of(made.model).items()}
         given = Case(wrapped, made.batches, start=start)
-        probe = _probe(given, trace(wrapped, given.batches[0]), default_forward)  # type: ignore[index]
+        probe = probe_of(given, trace(wrapped, given.batches[0]))  # type: ignore[index]
         assert probe.start is not None
         assert set(probe.start) == {name for name, _ in probe.model.named_parameters()}
         assert diagnose(given, effort="light").anatomy.attentions
