@@ -117,7 +117,7 @@ def _next_projection(context: Value, dissected: Dissected, norms: NormModules) -
         last = value
         for operation in value.consumers:
             sides = projection_sides(operation)
-            if sides is not None and (sides[0] is value):
+            if sides is not None and sides[0] is value and _is_read(operation):
                 return value, operation
             passes = operation.name in LAYOUT | CAST | DROPOUT | JOIN | {"written", "copy"} or (
                 operation.name in ("mul", "div") and operation.out.shape == value.shape  # gains and gates of heads
@@ -130,6 +130,12 @@ def _next_projection(context: Value, dissected: Dissected, norms: NormModules) -
                     seen.add(item.number)
                     waiting.append(item)
     return last, None
+
+
+def _is_read(operation: Operation) -> bool:
+    """Whether anybody reads what an operation makes, when another product reads the same: a hook makes it again."""
+    rivals = [item for item in operation.inputs[0].consumers if item is not operation and projection_sides(item)]
+    return bool(operation.out.consumers) or not rivals
 
 
 def _low_rank_adapters(operation: Operation, data: Value) -> list[Value]:

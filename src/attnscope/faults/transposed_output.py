@@ -26,7 +26,7 @@ class TransposedOutput(Fault):
     **Visible as**: a block that fits the rest only when it is transposed.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ("swapped_projections",)
+    recognised_as: ClassVar[tuple[str, ...]] = ("transposed_projection",)
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("D2",)
 
