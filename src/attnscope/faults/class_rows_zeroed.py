@@ -26,7 +26,7 @@ class ClassRowsZeroed(Fault):
     **Visible as**: logits of those classes that are the same for every input.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("zeroed_weights",)
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("OZR",)
     severities: ClassVar[tuple[float, ...]] = (0.25, 0.5, 1.0)

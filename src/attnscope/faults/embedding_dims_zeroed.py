@@ -27,7 +27,7 @@ class EmbeddingDimsZeroed(Fault):
     **Visible as**: less room in which tokens differ.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("zeroed_weights",)
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("EZD",)
     severities: ClassVar[tuple[float, ...]] = (0.1, 0.3, 0.5)

@@ -28,7 +28,7 @@ class EmbeddingRowsZeroed(Fault):
     **Visible as**: tokens that the model cannot tell apart.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("zeroed_weights",)
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("ETZ", "H13")
     severities: ClassVar[tuple[float, ...]] = (0.1, 0.3, 0.5)

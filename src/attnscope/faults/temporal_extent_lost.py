@@ -30,7 +30,7 @@ class TemporalExtentLost(Fault):
     """
 
     number: int = 0
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("zeroed_weights",)
     visibility: ClassVar[str] = "A"
     ids: ClassVar[tuple[str, ...]] = ("V10",)
     severities: ClassVar[tuple[float, ...]] = (0.3, 0.6, 1.0)
