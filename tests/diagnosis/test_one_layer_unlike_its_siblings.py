@@ -12,7 +12,7 @@ from attnscope.anatomy.trace import trace
 from attnscope.case import default_forward
 from attnscope.examine import diagnose
 from attnscope.findings import Diagnosis
-from attnscope.models.gpt import Gpt
+from attnscope.models.gpt import Block, Gpt
 
 TOKENS = torch.randint(0, 11, (4, 9), generator=torch.Generator().manual_seed(3))
 
@@ -79,3 +79,73 @@ def test_a_product_whose_result_nobody_reads_is_not_the_output_projection() -> N
     assert [attention.residual for attention in anatomy.attentions] == [True, True, True]
     said = diagnose(model, [{"input_ids": TOKENS}], loss=loss, select=["CRV602", "GRD502", "PRJ320"])
     assert [finding.block_or_site for finding in said.findings] == ["L1.O"]
+
+
+# --- residual_scaled, not_deterministic at a residual ---------------------------------------------------------------
+
+
+class OtherResidual(Block):
+    """A block that adds its residual as it is told."""
+
+    gain: Any
+    noise: float
+
+    def forward(self, hidden: Tensor, past: Any = None) -> tuple[Tensor, Any]:
+        attended, cache = self.attention(self.norm_attention(hidden), past)
+        hidden = attended + self.gain * hidden + self.noise * torch.randn_like(hidden)
+        inner = nn.functional.gelu(self.mlp_in(self.norm_mlp(hidden)))
+        return hidden + self.mlp_out(inner), cache
+
+
+def told(layers: dict[int, dict[str, Any]], n_layers: int = 3) -> Gpt:
+    model = decoder(n_layers)
+    for layer, facts in layers.items():
+        model.blocks[layer].__class__ = OtherResidual
+        for name, value in {"gain": 1.0, "noise": 0.0, **facts}.items():
+            setattr(model.blocks[layer], name, value)
+    return model
+
+
+@pytest.mark.parametrize("gain", [0.5, 2.0, -1.0])
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_residual_with_a_factor_of_its_own_is_named(gain: float, layer: int) -> None:
+    model = told({layer: {"gain": gain}})
+    assert found(model, "residual_scaled") == [f"L{layer}.residual"]
+    assert found(model, "residual_dropped") == []
+
+
+def test_the_one_scaled_residual_among_others_that_share_a_factor_is_named() -> None:
+    assert found(told({0: {"gain": 0.7}, 1: {"gain": 0.7}, 2: {"gain": 1.4}}), "residual_scaled") == ["L2.residual"]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {0: {"gain": 2.0}, 1: {"gain": 2.0}, 2: {"gain": 2.0}},
+        {0: {"gain": 1.0}, 1: {"gain": 1.0}, 2: {"gain": 1.0}},
+        {0: {"gain": 0.9}, 1: {"gain": 0.8}, 2: {"gain": 0.7}},
+        {1: {"gain": nn.Parameter(torch.tensor(0.6))}},
+        {1: {"gain": nn.Parameter(torch.full((16,), 0.6))}},
+    ],
+    ids=["all alike", "plain", "by depth", "learned", "learned per channel"],
+)
+def test_factors_by_design_are_silent(layers: dict[int, dict[str, Any]]) -> None:
+    assert found(told(layers), "residual_scaled") == []
+
+
+def test_a_residual_times_zero_is_dropped() -> None:
+    model = told({1: {"gain": 0.0}})
+    assert found(model, "residual_scaled") == []
+    assert found(model, "residual_dropped") == ["L1.residual"]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_noise_at_a_residual_is_named_there_and_is_no_dropout(training: bool) -> None:
+    torch.manual_seed(0)
+    model = Gpt(n_tokens=11, n_positions=16, d_model=16, n_heads=4, n_layers=3, dropout=0.1).train(training)
+    model.blocks[1].__class__ = OtherResidual
+    model.blocks[1].gain, model.blocks[1].noise = 1.0, 0.1
+    said = diagnose(model, [{"input_ids": TOKENS}], loss=loss, select=["not_deterministic", "dropout_in_eval"])
+    assert [(finding.kind, finding.block_or_site) for finding in said.findings] == [
+        ("not_deterministic", "L1.residual")
+    ]

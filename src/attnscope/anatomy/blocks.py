@@ -211,6 +211,8 @@ class Attention:
         rotary_sides: which of `query`, `key`, `value` the rotation was applied to.
         residual: whether the attention's output is added to what it came from.
         residual_step: where that happens; where the output goes instead when it is not added to anything.
+        residual_gain: the constant that the residual is multiplied with where it is added (1 when it is added
+            as it is); None when there is no residual or the factor is learned.
         norms: block names of the normalisations beside it; `norm_place` is `pre`, `post`, `none`.
         causal_source: why the attention is taken to be causal, or "" when it is not.
         head_layout: `ok`, or what is wrong (`positions mixed`: heads were split or merged without the
@@ -245,6 +247,7 @@ class Attention:
     rotary_sides: tuple[str, ...] = ()
     residual: bool | None = None
     residual_step: Step | None = None
+    residual_gain: float | None = None
     norms: tuple[str, ...] = ()
     norm_place: str = "none"
     causal_source: str = ""
@@ -431,8 +434,8 @@ def _attention(data: Mapping[str, Any]) -> Attention:
     values = dict(data)
     for name in ("scale_step", "score_step", "value_step", "residual_step", "layout_step"):
         values[name] = _step(Step, values.get(name))
-    for name in ("scale", "expected_scale"):
-        values[name] = maybe_float(values[name])
+    for name in ("scale", "expected_scale", "residual_gain"):
+        values[name] = maybe_float(values.get(name))
     values["form"], values["kind"] = Form(values["form"]), Kind(values["kind"])
     values["mask"] = tuple(_step(MaskStep, item) for item in values["mask"])
     values["softmax"] = _step(SoftmaxStep, values["softmax"])

@@ -64,6 +64,7 @@ def describe(
         mask=tuple(mask.step for mask in dissected.masks if not mask.bias_only),
         softmax=_softmax(dissected, dissection), dropout=tuple(beside.dropout), positions=positions, rotary_sides=sides,
         residual=beside.residual is not None, residual_step=step_of(beside.residual or _reader(beside.output_value)),
+        residual_gain=beside.residual_gain,
         norm_place=beside.norm_place, causal_source=_causal(dissected),
         head_layout=dissected.axes.mixed if dissected.axes.mixed != "ok" else beside.merged,
         layout_step=step_of(_layout_operation(dissected, beside, dissection)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -22,6 +23,7 @@ from attnscope.anatomy.projections import (
     weight_companions,
 )
 from attnscope.anatomy.record import Operation, Record, Value
+from attnscope.anatomy.scaling import factors_on
 from attnscope.anatomy.vocabulary import BINARY, CAST, CONVOLUTION, DROPOUT, JOIN, LAYOUT, NORM, UNARY
 
 
@@ -33,6 +35,7 @@ class Surroundings:
         output: the output projection; `output_value` is what leaves it (or the context when there is none).
         output_heads: per head, the part of the output weight that reads it.
         residual: the addition to what the attention came from; None when there is none.
+        residual_gain: the constant that the residual is multiplied with there; None when it is learned.
         norms: norm operations beside it; `norm_place` is `pre`, `post` or `none`.
         dropout: dropouts on scores, pattern and output.
         merged: `ok`, or `positions mixed` when heads were merged without the transpose.
@@ -43,6 +46,7 @@ class Surroundings:
     output_value: Value | None = None
     output_heads: list[tuple[ParameterSlice, ...]] = field(default_factory=list)
     residual: Operation | None = None
+    residual_gain: float | None = None
     norms: list[Operation] = field(default_factory=list)
     norm_place: str = "none"
     dropout: list[DropoutStep] = field(default_factory=list)
@@ -275,12 +279,10 @@ def _residual(found: Surroundings, dissected: Dissected, value: Value, norms: No
         current = waiting.pop(0)
         for operation in current.consumers:
             others = [item for item in operation.inputs if item is not current and item.numel > 1]
-            known = [
-                place for item in others[:1] for place in (id(item.tensor), id(bare(item).tensor)) if place in origins
-            ]
-            if operation.name == "add" and known:
-                found.residual = operation
-                _norms(found, dissected, operation, origins[known[0]], norms)
+            place, gain = _known(others[0], operation, origins) if others else (None, None)
+            if operation.name == "add" and place is not None and gain != 0:
+                found.residual, found.residual_gain = operation, gain
+                _norms(found, dissected, operation, origins[place], norms)
                 break
             parallel = operation.name == "add" and n_added < 3  # an mlp beside the attention (GPT-J)
             passes = operation.name in LAYOUT | CAST | DROPOUT | {"written"} or norms.is_norm(operation) or parallel
@@ -295,6 +297,28 @@ def _residual(found: Surroundings, dissected: Dissected, value: Value, norms: No
                         waiting.append(item)
     if found.residual is None:
         _norms(found, dissected, None, None, norms)
+
+
+def _known(
+    item: Value, operation: Operation, origins: Mapping[int, Operation | None]
+) -> tuple[int | None, float | None]:
+    """Which origin an addend is, and the constant it is multiplied with; that is None where it is learned."""
+    gain: float | None = 1.0
+    alpha = operation.kwargs.get("alpha", 1)
+    if alpha != 1 and operation.inputs[-1] is item:
+        gain = float(alpha)
+    for _ in range(4):  # a chain of factors
+        for place in (id(item.tensor), id(bare(item).tensor)):
+            if place in origins:
+                return place, gain
+        producer = bare(item).producer
+        factors = factors_on([producer]) if producer is not None else []
+        if producer is None or not factors:
+            break
+        learned = any(is_weight(other) for other in producer.inputs) or factors[0].value is None
+        gain = None if learned or gain is None else gain * (factors[0].value or 0.0)
+        item = max(producer.inputs, key=lambda other: other.numel)
+    return None, None
 
 
 def _norms(

@@ -24,7 +24,7 @@ class ResidualScaled(Fault):
     **Visible as**: an attention that hardly counts, or one that drowns its input.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("residual_scaled",)
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("RSR",)
     severities: ClassVar[tuple[float, ...]] = (-0.5, 1.0, 4.0)

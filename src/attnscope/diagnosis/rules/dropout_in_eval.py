@@ -71,8 +71,10 @@ def _eval_movement(examination: Examination) -> float | None:
 
 
 def _in_train_mode(examination: Examination) -> bool:
-    """Whether the seed was seen to leave eval mode alone: what the trace saw was then training."""
-    return _eval_movement(examination) == 0.0
+    """Whether what the trace saw was training: in eval mode the seed moves nothing, or what draws is no dropout."""
+    reading = examination.reading("dropout_seed")
+    drawn = list(reading.facts.get("random_steps", ())) if reading is not None else []
+    return _eval_movement(examination) == 0.0 or (bool(drawn) and all(step.get("rate") is None for step in drawn))
 
 
 def _suspect(place: str, where: str, rate: float | None, source: Source | None, lens: str) -> Suspect:

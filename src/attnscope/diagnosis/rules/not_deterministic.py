@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -99,11 +100,25 @@ def _random(examination: Examination) -> list[Suspect]:
             continue
         module = str(step.get("module", ""))
         attention = layer_of_module(examination.anatomy, module)
-        place = attention.site("scores") if attention is not None else "model"
+        place = attention.site("scores") if attention is not None else _residual(examination, step)
         suspects.append(_noise(place, moved, f"{step.get('op')} in {module or 'the model'}", step))
     if not suspects and not steps:
         suspects.append(_noise("model", moved, "an operation that the trace does not name", {}))
     return suspects
+
+
+def _residual(examination: Examination, step: Mapping[str, object]) -> str:
+    """The residual whose line draws the numbers, in the one block that holds them; else the model."""
+    module, line = str(step.get("module", "")), step.get("source")
+    sites = [
+        attention.site("residual")
+        for attention in examination.anatomy.attentions
+        if attention.residual
+        and attention.residual_step is not None
+        and str(attention.residual_step.source) == line
+        and attention.module.startswith(f"{module}.")
+    ]
+    return sites[0] if len(sites) == 1 else "model"
 
 
 def _noise(place: str, moved: float, what: str, step: dict[str, object]) -> Suspect:
