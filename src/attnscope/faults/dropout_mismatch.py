@@ -24,7 +24,7 @@ class DropoutMismatch(Fault):
     **Visible as**: losses that differ between train and eval mode.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("dropout_mismatch",)
     visibility: ClassVar[str] = "B"
     ids: ClassVar[tuple[str, ...]] = ("KMD",)
     severities: ClassVar[tuple[float, ...]] = (1 / 3, 1.0, 5 / 3)

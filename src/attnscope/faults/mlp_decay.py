@@ -26,7 +26,7 @@ class MlpDecay(Fault):
     **Visible as**: weights of that network that shrink while the others grow.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("weight_decay_out_of_line",)
     visibility: ClassVar[str] = "U"
     ids: ClassVar[tuple[str, ...]] = ("FRG",)
     severities: ClassVar[tuple[float, ...]] = (0.01, 0.1, 1.0)

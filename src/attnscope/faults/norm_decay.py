@@ -25,7 +25,7 @@ class NormDecay(Fault):
     **Visible as**: a gain that falls while the others stay near one.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("weight_decay_out_of_line",)
     visibility: ClassVar[str] = "U"
     ids: ClassVar[tuple[str, ...]] = ("NWD",)
     severities: ClassVar[tuple[float, ...]] = (0.01, 0.1, 1.0)

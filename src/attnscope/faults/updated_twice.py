@@ -24,7 +24,7 @@ class UpdatedTwice(Fault):
     **Visible as**: one parameter in two groups; updates and a count of steps twice those of the neighbours.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ("learning_rate_out_of_line",)
+    recognised_as: ClassVar[tuple[str, ...]] = ("updated_twice", "learning_rate_out_of_line")
     visibility: ClassVar[str] = "U"
     ids: ClassVar[tuple[str, ...]] = ("D6",)
 

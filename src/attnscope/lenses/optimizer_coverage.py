@@ -23,7 +23,8 @@ class OptimizerCoverage(Lens):
     **Measures**: numbers of the block in the optimiser / numbers that require a gradient; 1 for frozen blocks,
     and everywhere when no optimiser is given (`optimizer` in the facts is then None). The facts list
     parameters that are left out (`missing`), frozen (`frozen`), held twice (`twice`) or not the model's
-    (`foreign`: shapes of what the optimiser holds instead), and tensors that the loss is differentiated
+    (`foreign`: shapes of what the optimiser holds instead), how many steps it has counted (`steps`, and for
+    those held twice and the median parameter: `steps_of`), and tensors that the loss is differentiated
     through although they are no registered parameter (`unregistered`: name, shape).
 
     **Reading it**: below 1 part of the block cannot train. `foreign` tensors are often the model's own
@@ -50,6 +51,7 @@ class OptimizerCoverage(Lens):
             "frozen": [name for name, value in named.items() if not value.requires_grad],
             "unregistered": _unregistered(probe),
             "steps": _steps(probe.optimizer),
+            "steps_of": {},
             "missing": [],
             "twice": [],
             "foreign": [],
@@ -65,6 +67,7 @@ class OptimizerCoverage(Lens):
                 name for name, value in named.items() if value.requires_grad and id(value) not in set(ids)
             ]
             facts["twice"] = sorted({names[i] for i in ids if i in names and ids.count(i) > 1})
+            facts["steps_of"] = _steps_of(probe.optimizer, {name: named[name] for name in facts["twice"]})
             facts["foreign"] = [list(value.shape) for value in held if id(value) not in own][:20]
             facts["n_foreign"] = sum(id(value) not in own for value in held)
             for block in probe.anatomy.blocks:
@@ -84,9 +87,27 @@ class OptimizerCoverage(Lens):
 
 def _steps(optimizer: torch.optim.Optimizer | None) -> int | None:
     """How many steps the optimiser has taken, where it counts them."""
-    states = [] if optimizer is None else list(optimizer.state.values())
-    counts = [int(state["step"]) for state in states if isinstance(state, dict) and "step" in state]
-    return max(counts) if counts else None
+    counts = _counts(optimizer)
+    return max(counts.values()) if counts else None
+
+
+def _steps_of(optimizer: torch.optim.Optimizer, chosen: dict[str, nn.Parameter]) -> dict[str, int]:
+    """The steps counted for these parameters, and for the median one (`median`); empty when there are none."""
+    counts = _counts(optimizer)
+    if not chosen or not counts:
+        return {}
+    found = {name: counts[id(value)] for name, value in chosen.items() if id(value) in counts}
+    return {**found, "median": sorted(counts.values())[len(counts) // 2]}
+
+
+def _counts(optimizer: torch.optim.Optimizer | None) -> dict[int, int]:
+    """Identity of a parameter -> the steps counted for it."""
+    states = {} if optimizer is None else optimizer.state
+    return {
+        id(value): int(state["step"])
+        for value, state in states.items()
+        if isinstance(state, dict) and "step" in state
+    }
 
 
 def _unregistered(probe: Probe) -> list[dict[str, Any]]:
