@@ -12,7 +12,7 @@ from attnscope.bench.row import CONTROL, FAULT, HEALTHY, Named, Row
 
 LENSES = (
     "gradient_norm", "gradient_to_weight", "gradient_variance", "update_to_weight", "weight_norm", "weight_distance",
-    "activation_norm", "block_ablation", "block_top_eigenvalue", "block_bottom_eigenvalue", "block_trace",
+    "turn", "activation_norm", "block_ablation", "block_top_eigenvalue", "block_bottom_eigenvalue", "block_trace",
     "relative_curvature", "negative_share", "preconditioned_top_eigenvalue",
 )  # fmt: skip
 SITES = ("scale", "mask", "softmax", "scores", "dropout", "heads", "residual")

@@ -62,6 +62,39 @@ def test_a_quality_that_is_no_number_counts_as_none() -> None:
     assert found.fall == pytest.approx(0.9, abs=0.02)
 
 
+def with_losses(rows: list[Row], healthy: float, faulty: dict[str, float]) -> list[Row]:
+    """The same rows with a quality that tells nothing and a held-out loss that may."""
+    return [
+        replace(row, quality=1.0, held_out_loss=faulty[row.change] if row.arm == "fault" else healthy)
+        for row in rows
+        if row.arm != "fault" or row.change in faulty
+    ]
+
+
+def test_a_loss_that_rises_kills_where_every_answer_stays_right() -> None:
+    rows = bench_rows.bench(subjects=("han_keyed",), layers=(1,))
+    rows = with_losses(rows, 0.01, {"missing_scale": 0.02, "silent": 0.01})
+    found = {verdict.mutant[1]: verdict for verdict in verdicts(rows).values() if verdict.mutant[2] == "middle"}
+    assert (found["missing_scale"].verdict, found["missing_scale"].p) == (KILLED, 2 / 64)
+    assert found["missing_scale"].rise == pytest.approx(0.01)
+    assert (found["silent"].verdict, found["silent"].p) == (SURVIVED, 1.0)
+
+
+def test_two_questions_cost_half_the_level_each() -> None:
+    """Five seeds that all fall are enough for one question, not for two."""
+    rows = bench_rows.bench(subjects=("han_keyed",), seeds=range(5), layers=(1,))
+    mutant = mutant_of(bench_rows.faulty("missing_scale"))
+    assert verdicts(rows)[mutant].verdict == KILLED
+    both = [replace(row, held_out_loss=2.0 if row.arm == "fault" else 1.0) for row in rows]
+    assert (verdicts(both)[mutant].verdict, verdicts(both)[mutant].p) == (UNTESTED, 2 / 32)
+
+
+def test_a_loss_that_is_no_number_is_the_worst() -> None:
+    rows = with_losses(bench_rows.bench(subjects=("han_keyed",), layers=(1,)), 1.0, {"silent": math.nan})
+    found = verdicts(rows)[mutant_of(bench_rows.faulty("silent"))]
+    assert (found.verdict, found.rise) == (KILLED, pytest.approx(1e6))
+
+
 def test_a_missing_twin_is_passed_over() -> None:
     rows = [row for row in bench_rows.bench(layers=(1,)) if not (row.arm == "healthy" and row.seed == 3)]
     assert verdicts(rows)[mutant_of(bench_rows.faulty("frozen_key"))].n == 5

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import bench_rows
 from attnscope import catalogue
@@ -17,6 +19,7 @@ from attnscope.bench.learned import FAMILIES, Learned
 from attnscope.bench.learning import claims
 from attnscope.bench.places import LEVELS, at_level, candidates, scores_at, truth
 from attnscope.bench.rankers import Ranker
+from attnscope.bench.rankers._families import UsualFamilies
 from attnscope.bench.row import Named, Row
 from attnscope.bench.scores import Bench, learned_from
 
@@ -233,7 +236,42 @@ def test_learning_trusts_the_families_that_show_the_faults() -> None:
     rows = [replace(row, findings=()) for row in rows]
     weights = learned_from(rows).places
     telling = weights["gradient"] + weights["update"]
-    assert telling > 3 * sum(weights[name] for name in ("movement", "ablation", "activation", "preconditioned"))
+    assert telling > 3 * sum(weights[name] for name in ("turn", "ablation", "activation", "preconditioned"))
+
+
+@given(st.floats(1e-3, 1e3), st.integers(0, 2))
+def test_the_combination_does_not_see_a_rescaling(factor: float, layer: int) -> None:
+    """Queries times c and keys over c, values times c and output over c: as its lenses read them."""
+    row = bench_rows.healthy(seed=1)
+    moved = row
+    for grown, shrunk in (("Q", "K"), ("V", "O")):
+        for block, c in ((f"L{layer}.{grown}", factor), (f"L{layer}.{shrunk}", 1 / factor)):
+            moved = bench_rows.scaled(moved, "weight_norm", block, c)
+            moved = bench_rows.scaled(moved, "gradient_norm", block, 1 / c)
+            moved = bench_rows.scaled(moved, "gradient_variance", block, 1 / c**2)
+            moved = bench_rows.scaled(moved, "update_to_weight", block, 1 / c)
+            moved = bench_rows.scaled(moved, "preconditioned_top_eigenvalue", block, 1 / c**2)
+        for block, c in ((f"L{layer}.Q", factor), (f"L{layer}.K", 1 / factor), (f"L{layer}.V", factor)):
+            if block[-1] == grown or block[-1] == shrunk:
+                moved = bench_rows.scaled(moved, "activation_norm", block, c)
+    usual = UsualFamilies.of(BANK)
+    assert np.allclose(usual.features(replace(moved, key="moved"))[1], usual.features(row)[1], atol=1e-6)
+
+
+def test_a_projection_that_is_dead_is_told_from_its_partner() -> None:
+    dead = bench_rows.scaled(bench_rows.healthy(seed=1), "update_to_weight", "L1.K", 0.0)
+    places, features = UsualFamilies.of(BANK).features(dead)
+    update = dict(zip(places, features[:, FAMILIES.index("update")].tolist(), strict=True))
+    assert update["L1.K"] > 3 * update["L1.Q"]
+
+
+def test_what_moves_every_block_alike_is_no_place() -> None:
+    row = bench_rows.healthy(seed=1)
+    louder = replace(row, key="louder")
+    for block in row.blocks:
+        louder = bench_rows.scaled(louder, "gradient_norm", block, 50.0)
+    usual, column = UsualFamilies.of(BANK), FAMILIES.index("gradient")
+    assert usual.features(louder)[1][:, column].max() < usual.features(row)[1][:, column].max() + 1.5
 
 
 def test_learning_distrusts_a_finding_that_is_always_wrong() -> None:

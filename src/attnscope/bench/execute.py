@@ -68,7 +68,8 @@ def _trained(bench: BenchCase, subject: Subject, row: Row) -> tuple[Case, Row]:
     if control is not None and control.after_training:
         case, row = _healthy_twin(subject, bench.moment, row)
         case = control.applied(case)
-        return case, replace(row, quality=subject.quality(case))
+        judged = subject.judged(case)
+        return case, replace(row, quality=judged.quality, held_out_loss=judged.loss)
     case = subject.case()
     if bench.arm == FAULT:
         fault: Fault = catalogue.load("faults", bench.change)(
@@ -91,8 +92,9 @@ def _after_training(subject: Subject, case: Case, moment: float, row: Row) -> tu
     case.start = start
     tail = losses[-max(1, len(losses) // 10) :]
     picked = np.unique(np.linspace(0, len(losses) - 1, N_LOSSES).round().astype(int)).tolist() if losses else []
+    judged = subject.judged(case)
     row = replace(
-        row, quality=subject.quality(case), loss=float(np.mean(tail)) if losses else None,
+        row, quality=judged.quality, held_out_loss=judged.loss, loss=float(np.mean(tail)) if losses else None,
         losses=tuple(losses[index] for index in picked), cost={"training": time.perf_counter() - began},
     )  # fmt: skip
     return case, row

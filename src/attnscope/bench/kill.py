@@ -1,10 +1,12 @@
-"""Kill: whether a fault changed the task at all, decided by a paired, one-sided, exact test over seeds.
+"""Kill: whether a fault changed the task at all, decided by paired, one-sided, exact tests over seeds.
 
-A mutant is killed when its quality is below that of its healthy twin of the same seed in a way that chance
-explains at most once in twenty times: of all 2^n ways to flip the signs of the n differences, at most a share of
-0.05 gives a mean as large. With six seeds the smallest p is 1/64, with five 1/32; with four it is 1/16, so fewer
-than five seeds can never kill. Where each seed has another place and strength (the small size), no single cell has
-seeds enough: its runs are tested together with the other cells of the same fault in the same subject.
+A mutant is killed when it does worse than its healthy twin of the same seed in a way that chance explains at most
+once in twenty times. Two things are asked, each at half that level (Bonferroni): whether held-out quality falls, and
+whether held-out loss rises, which still tells where quality cannot (every answer is right, or too few change). Of
+all 2^n ways to flip the signs of the n differences, at most that share may give a mean as large. With six seeds the
+smallest p is 1/64; with five it is 1/32, which half the level does not reach, so fewer than six seeds can never kill
+(five where only quality is known). Where each seed has another place and strength (the small size), no single cell
+has seeds enough: its runs are tested together with the other cells of the same fault in the same subject.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import numpy.typing as npt
 from attnscope.bench.row import FAULT, HEALTHY, Row
 
 ALPHA = 0.05
+WORST_LOSS = 1e6  # nats; what a loss that is no number, or beyond it, counts as
 MOST_FLIPPED = 16  # seeds whose flips are all counted; more are flipped at random
 KILLED, SURVIVED, UNTESTED = "killed", "survived", "untested"
 Mutant = tuple[str, str, str, int, float]
@@ -32,7 +35,9 @@ class Verdict:
         mutant: subject, change, where, layer (-1: none), strength.
         n: pairs of a faulty and a healthy run.
         fall: mean of how much lower the quality is than the healthy twin's.
-        p: of the test that it is lower; `p_better`: that it is higher (a leak of the future does that).
+        rise: mean of how much higher the held-out loss is (nats); NaN where it is not known.
+        p: the smaller of the two tests' p, doubled (of the one that there is, where the loss is not known).
+        p_better: that quality is higher (a leak of the future does that).
         verdict: `killed`, `survived` or `untested` (too few seeds for any p to be small enough).
         pooled: whether `n`, `fall` and `p` are those of all places and strengths of the fault in the subject.
     """
@@ -44,6 +49,7 @@ class Verdict:
     p_better: float
     verdict: str
     pooled: bool = False
+    rise: float = math.nan
 
     @property
     def improved(self) -> bool:
@@ -63,10 +69,10 @@ def verdicts(rows: Sequence[Row], *, alpha: float = ALPHA) -> dict[Mutant, Verdi
     Args:
         rows: all rows; a row without quality, or whose healthy twin is missing, is passed over. A quality that is
             not a number counts as zero: the model answers nothing.
-        alpha: the level of the test.
+        alpha: the level of both tests together.
     """
     healthy = {
-        (row.subject, row.seed, row.moment): row.quality
+        (row.subject, row.seed, row.moment): row
         for row in rows
         if row.arm == HEALTHY and row.status == "ok" and row.quality is not None
     }
@@ -76,20 +82,35 @@ def verdicts(rows: Sequence[Row], *, alpha: float = ALPHA) -> dict[Mutant, Verdi
             key = mutant_of(row), row.seed
             if key not in last or row.moment > last[key].moment:
                 last[key] = row
-    falls: dict[Mutant, list[float]] = {}
+    pairs: dict[Mutant, list[_Pair]] = {}
     for (mutant, seed), row in last.items():
         twin = healthy.get((row.subject, seed, row.moment))
-        found = falls.setdefault(mutant, [])
+        found = pairs.setdefault(mutant, [])
         if row.quality is not None and twin is not None:
-            found.append(_number(twin) - _number(row.quality))
-    return {mutant: _of_cell_or_pool(mutant, falls, alpha) for mutant in falls}
+            found.append(_Pair.of(row, twin))
+    return {mutant: _of_cell_or_pool(mutant, pairs, alpha) for mutant in pairs}
 
 
-def _of_cell_or_pool(mutant: Mutant, falls: Mapping[Mutant, list[float]], alpha: float) -> Verdict:
-    alone = _verdict(mutant, falls[mutant], alpha)
+@dataclass(frozen=True)
+class _Pair:
+    """How much lower the quality and how much higher the loss is than the healthy twin's; None: not known."""
+
+    fall: float
+    rise: float | None
+
+    @classmethod
+    def of(cls, row: Row, twin: Row) -> _Pair:
+        fall = _quality(twin.quality) - _quality(row.quality)
+        if row.held_out_loss is None or twin.held_out_loss is None:
+            return cls(fall, None)
+        return cls(fall, _loss(row.held_out_loss) - _loss(twin.held_out_loss))
+
+
+def _of_cell_or_pool(mutant: Mutant, pairs: Mapping[Mutant, list[_Pair]], alpha: float) -> Verdict:
+    alone = _verdict(mutant, pairs[mutant], alpha)
     if alone.verdict != UNTESTED:
         return alone
-    together = [value for other, found in falls.items() if other[:2] == mutant[:2] for value in found]
+    together = [pair for other, found in pairs.items() if other[:2] == mutant[:2] for pair in found]
     return replace(_verdict(mutant, together, alpha), pooled=len(together) > alone.n)
 
 
@@ -119,15 +140,23 @@ def sign_flip(differences: npt.ArrayLike, *, seed: int = 0, draws: int = 100_000
     return (1 + reached) / (1 + draws)
 
 
-def _verdict(mutant: Mutant, falls: Sequence[float], alpha: float) -> Verdict:
-    n = len(falls)
+def _verdict(mutant: Mutant, pairs: Sequence[_Pair], alpha: float) -> Verdict:
+    n = len(pairs)
     if n == 0:
         return Verdict(mutant, 0, math.nan, 1.0, 1.0, UNTESTED)
-    values = np.array(falls)
-    p, p_better = sign_flip(values), sign_flip(-values)
-    verdict = KILLED if p <= alpha else UNTESTED if 0.5**n > alpha else SURVIVED
-    return Verdict(mutant, n, float(values.mean()), p, p_better, verdict)
+    falls = np.array([pair.fall for pair in pairs])
+    rises = np.array([pair.rise for pair in pairs if pair.rise is not None])
+    both = len(rises) == n
+    p = min(1.0, 2 * min(sign_flip(falls), sign_flip(rises))) if both else sign_flip(falls)
+    smallest = (2 if both else 1) * 0.5**n
+    verdict = KILLED if p <= alpha else UNTESTED if smallest > alpha else SURVIVED
+    rise = float(rises.mean()) if both else math.nan
+    return Verdict(mutant, n, float(falls.mean()), p, sign_flip(-falls), verdict, rise=rise)
 
 
-def _number(quality: float) -> float:
-    return quality if math.isfinite(quality) else 0.0
+def _quality(value: float | None) -> float:
+    return value if value is not None and math.isfinite(value) else 0.0
+
+
+def _loss(value: float) -> float:
+    return min(value, WORST_LOSS) if not math.isnan(value) else WORST_LOSS

@@ -14,8 +14,8 @@ from attnscope.whole_file import write_whole
 SCHEMA = 1
 FINDING, SITE = "finding", "site"
 FAMILIES = (
-    "gradient", "gradient_to_weight", "gradient_variance", "update", "movement", "activation", "ablation",
-    "curvature", "negative_share", "preconditioned", "coupling", "attention",
+    "gradient", "gradient_variance", "update", "turn", "activation", "ablation", "curvature",
+    "negative_share", "preconditioned", "coupling", "attention",
 )  # fmt: skip
 # What is believed before any lesson, and held to where lessons say nothing: findings come first, all families weigh
 # the same, and what was read is the block, from which sites borrow.

@@ -19,7 +19,6 @@ from attnscope.lenses import Lens
 from attnscope.lenses._parameters import flat
 from attnscope.lenses.attention_entropy import AttentionEntropy
 from attnscope.lenses.block_ablation import BlockAblation
-from attnscope.lenses.block_trace import BlockTrace
 from attnscope.lenses.coupling import Coupling
 from attnscope.lenses.first_token_mass import FirstTokenMass
 from attnscope.lenses.future_mass import FutureMass
@@ -31,22 +30,19 @@ from attnscope.lenses.largest_score import LargestScore
 from attnscope.lenses.negative_share import NegativeShare
 from attnscope.lenses.padding_mass import PaddingMass
 from attnscope.lenses.preconditioned_top_eigenvalue import PreconditionedTopEigenvalue
-from attnscope.lenses.relative_curvature import RelativeCurvature
 from attnscope.lenses.update_to_weight import UpdateToWeight
 from attnscope.lenses.weight_norms import WeightNorms
 from attnscope.probe import Probe
 from attnscope.readings import Reading
 
-N_PROBES = 3  # random signs a block's trace is estimated from
+SPECTRUM_STEPS = 3
 BY_BLOCK: Mapping[str, Lens] = {
     "gradient_norm": GradientNorm(),
     "gradient_to_weight": GradientToWeight(),
     "update_to_weight": UpdateToWeight(),
     "weight_norm": WeightNorms(),
     "block_ablation": BlockAblation(),
-    "block_trace": BlockTrace(n_probes=N_PROBES),
-    "relative_curvature": RelativeCurvature(n_probes=N_PROBES),
-    "negative_share": NegativeShare(n_probes=2, n_steps=3),
+    "negative_share": NegativeShare(n_probes=2, n_steps=SPECTRUM_STEPS),
     "preconditioned_top_eigenvalue": PreconditionedTopEigenvalue(max_steps=3),
 }
 BY_LAYER: Mapping[str, Lens] = {
@@ -108,7 +104,7 @@ def measured(case: Case) -> Measured:
         reading = _timed(found, column, lens, probe)
         if reading is not None:
             found.block_values[column] = _by_name(reading, names)
-            _ends_of_spectrum(found, column, reading, names)
+            _rest_of_spectrum(found, column, reading, names)
             if column == "block_ablation":
                 change = reading.facts.get("loss_change", {})
                 found.block_values["ablation_loss"] = tuple(change.get(name, float("nan")) for name in names)
@@ -152,13 +148,24 @@ def _by_name(reading: Reading, names: list[str]) -> tuple[float, ...]:
     return tuple(held.get(name, float("nan")) for name in names)
 
 
-def _ends_of_spectrum(found: Measured, column: str, reading: Reading, names: list[str]) -> None:
-    """The ends of each block's spectrum come with the negative share, from the same Lanczos steps."""
+def _rest_of_spectrum(found: Measured, column: str, reading: Reading, names: list[str]) -> None:
+    """Ends and trace of each block's spectrum come with the negative share, from the same Lanczos steps.
+
+    The trace is the mean of the probes' first products alone, so that is what it costs.
+    """
     if column != "negative_share":
         return
-    for fact, end in (("largest", "block_top_eigenvalue"), ("smallest", "block_bottom_eigenvalue")):
-        held = dict(zip(map(str, reading.labels("block")), map(float, reading.facts[fact]), strict=True))
-        found.block_values[end] = tuple(held.get(name, float("nan")) for name in names)
+    labels = list(map(str, reading.labels("block")))
+    spectrum = (("largest", "block_top_eigenvalue"), ("smallest", "block_bottom_eigenvalue"), ("trace", "block_trace"))
+    for fact, name in spectrum:
+        held = dict(zip(labels, map(float, reading.facts[fact]), strict=True))
+        found.block_values[name] = tuple(held.get(block, float("nan")) for block in names)
+    norms = found.block_values.get("weight_norm", (float("nan"),) * len(names))
+    found.block_values["relative_curvature"] = tuple(
+        norm**2 * trace for norm, trace in zip(norms, found.block_values["block_trace"], strict=True)
+    )
+    found.cost["block_trace"] = found.cost[column] / SPECTRUM_STEPS
+    found.cost["relative_curvature"] = 0.0
 
 
 def _attention_values(found: Measured, probe: Probe) -> None:
@@ -208,9 +215,12 @@ def _own_statistics(found: Measured, probe: Probe, case: Case) -> None:
     if isinstance(case.start, Mapping):
         now = {name: value.detach() for name, value in probe.model.named_parameters()}
         before = {name: case.start.get(name, value) for name, value in now.items()}
+        pairs = [(flat(now, block), flat(before, block)) for block in blocks]
         found.block_values["weight_distance"] = tuple(
-            float((flat(now, block) - flat(before, block)).norm() / (flat(before, block).norm() + 1e-12))
-            for block in blocks
+            float((new - old).norm() / (old.norm() + 1e-12)) for new, old in pairs
+        )
+        found.block_values["turn"] = tuple(
+            1 - float(nn.functional.cosine_similarity(new, old, dim=0)) for new, old in pairs
         )
     start = time.perf_counter()
     found.block_values["activation_norm"] = _activation_norms(probe)

@@ -93,7 +93,8 @@ class Size:
         arms: pairs of (place, severity) that every fault is planted at; all nine make the full factorial.
         rotated: whether each seed has the next of the arms, instead of all of them: a balanced fraction, in which
             place, severity and seed vary together.
-        early_moments: at what other shares of the training the faults of the first seed are looked at.
+        early_moments: at what other shares of the training the faults of the first seed are looked at, beside its
+            healthy twin and the healthy runs that thresholds come from.
         faults: only these; all when empty.
         controls: only these; all when empty.
         about: what it costs, for `--help`.
@@ -172,6 +173,11 @@ def plan(size: Size, progress: Callable[[int, int, str], None] | None = None) ->
             made.left_out[name] = why
             continue
         made.cases += [BenchCase(name, seed=seed) for seed in (*size.seeds, *size.bank_seeds)]
+        made.cases += [
+            BenchCase(name, seed=seed, moment=moment)
+            for moment in size.early_moments
+            for seed in (size.seeds[0], *size.bank_seeds)
+        ]
         case = subject.case()
         for template in _controlled(size, name):
             for seed in size.seeds:

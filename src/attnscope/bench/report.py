@@ -199,10 +199,11 @@ def _mutants(found: Sequence[Mapping[str, Any]]) -> list[str]:
     parts.append(f"{len(left)} of {plural(len(found), 'mutant')}.")
     lines = [
         (item["subject"], item["fault"], item["where"] or "–", shown(item["strength"]), item["seeds"],
-         shown(item["fall"]), p_value(item["p"]), "improved" if item["improved"] else item["verdict"])
+         shown(item["fall"]), shown(item["rise"]), p_value(item["p"]),
+         "improved" if item["improved"] else item["verdict"])
         for item in left
     ]  # fmt: skip
-    heads = ("subject", "fault", "place", "strength", "seeds", "fall of quality", "p", "verdict")
+    heads = ("subject", "fault", "place", "strength", "seeds", "fall of quality", "rise of loss", "p", "verdict")
     return [*parts, "", *(table(heads, lines) if lines else [])]
 
 

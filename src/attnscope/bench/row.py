@@ -43,7 +43,8 @@ class Row:
         recognised_as: kinds of finding that name it rightly.
         visibility: C, U, A, I or B, as in `Label`.
         ids: the fault's ids in the catalogues of the literature.
-        quality: held-out accuracy; `loss`: the mean of the last tenth of the training losses.
+        quality: held-out accuracy; `held_out_loss`: its cross-entropy (nats).
+        loss: the mean of the last tenth of the training losses.
         blocks: names of the blocks; `roles` and `layers` (-1: none) of each; `sizes`: parameters in each.
         sites: names of the sites that a finding may name.
         block_values: lens -> a value per block, in the order of `blocks` (NaN: not measured).
@@ -75,6 +76,7 @@ class Row:
     visibility: str = ""
     ids: tuple[str, ...] = ()
     quality: float | None = None
+    held_out_loss: float | None = None
     loss: float | None = None
     blocks: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()

@@ -136,8 +136,8 @@ def _mutants(bench: Bench) -> list[dict[str, Any]]:
         subject, change, where, layer, strength = verdict.mutant
         found.append({
             "subject": subject, "fault": change, "where": where, "layer": layer, "strength": strength,
-            "seeds": verdict.n, "fall": verdict.fall, "p": verdict.p, "verdict": verdict.verdict,
-            "improved": verdict.improved,
+            "seeds": verdict.n, "fall": verdict.fall, "rise": verdict.rise, "p": verdict.p,
+            "verdict": verdict.verdict, "improved": verdict.improved,
         })  # fmt: skip
     return found
 

@@ -29,8 +29,9 @@ class NegativeShare(Lens):
     listed in `flat`.
 
     **Shapes** [block], with standard errors; blocks of more than `max_parameters` are left out. Facts:
-    `largest`, `smallest`: the ends of the spectrum that were met, per block; `effective_rank`: how many
-    directions carry the curvature; `flat`: blocks without curvature; `left_out`: blocks not measured.
+    `largest`, `smallest`: the ends of the spectrum that were met, per block; `trace`: the sum of the
+    eigenvalues; `effective_rank`: how many directions carry the curvature; `flat`: blocks without curvature;
+    `left_out`: blocks not measured.
 
     **Cost** one gradient with a graph and `n_probes * n_steps` products per block, restricted to the block;
     memory of `n_steps` vectors per block.
@@ -76,6 +77,7 @@ class NegativeShare(Lens):
             facts={
                 "largest": [max(float(nodes.max()) for nodes in spectrum.nodes) for spectrum in found.values()],
                 "smallest": [min(float(nodes.min()) for nodes in spectrum.nodes) for spectrum in found.values()],
+                "trace": [spectrum.trace().value for spectrum in found.values()],
                 "effective_rank": [spectrum.effective_rank().value for spectrum in found.values()],
                 "flat": flat,
                 "left_out": left_out(probe, list(found)),

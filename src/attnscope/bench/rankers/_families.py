@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 
 from attnscope.anatomy.blocks import ATTENTION_ROLES, parse_place
 from attnscope.bench.learned import FAMILIES
 from attnscope.bench.rankers._attention import UsualAttention
+from attnscope.bench.rankers._invariants import shared, weighed, without_values
 from attnscope.bench.rankers._pairs import by_pair, per_block
-from attnscope.bench.rankers._readings import Array, Usual, by_block
+from attnscope.bench.rankers._readings import Array, Reader, Usual, by_block
 from attnscope.bench.row import Row
 
-_BLOCKS = {
-    "gradient": ("gradient_norm", True),
-    "gradient_to_weight": ("gradient_to_weight", True),
-    "gradient_variance": ("gradient_variance", True),
-    "update": ("update_to_weight", True),
-    "movement": ("weight_distance", True),
-    "activation": ("activation_norm", True),
-    "ablation": ("block_ablation", True),
-    "curvature": ("relative_curvature", True),
-    "negative_share": ("negative_share", False),
-    "preconditioned": ("preconditioned_top_eigenvalue", True),
+# Reader of each family, and whether its numbers are compared by ratio.
+_BLOCKS: Mapping[str, tuple[Reader, bool]] = {
+    "gradient": (weighed("gradient_norm"), True),
+    "gradient_variance": (weighed("gradient_variance", 2), True),
+    "update": (shared("update_to_weight"), True),
+    "turn": (by_block("turn"), True),
+    "activation": (without_values("activation_norm"), True),
+    "ablation": (by_block("block_ablation"), True),
+    "curvature": (by_block("relative_curvature"), True),
+    "negative_share": (by_block("negative_share"), False),
+    "preconditioned": (shared("preconditioned_top_eigenvalue"), True),
 }
 _ATTENTION = frozenset(role.value for role in ATTENTION_ROLES)
 
@@ -42,7 +45,7 @@ class UsualFamilies:
     def of(cls, bank: Sequence[Row]) -> UsualFamilies:
         """From healthy rows."""
         blocks = {
-            family: Usual.of(bank, by_block(lens), logarithmic=ratio) for family, (lens, ratio) in _BLOCKS.items()
+            family: Usual.of(bank, reader, logarithmic=ratio) for family, (reader, ratio) in _BLOCKS.items()
         }
         return cls(blocks, Usual.of(bank, by_pair), UsualAttention.of(bank))
 
@@ -53,8 +56,8 @@ class UsualFamilies:
         return self.known[row.key]
 
     def _features(self, row: Row) -> tuple[tuple[str, ...], Array]:
-        columns = {family: _sizes(usual.oddness(row)) for family, usual in self.blocks.items()}
-        columns["coupling"] = per_block(self.pairs.oddness(row))
+        columns = {family: _sizes(_local(usual.oddness(row))) for family, usual in self.blocks.items()}
+        columns["coupling"] = per_block(_local(self.pairs.oddness(row)))
         heads, layers = self.attention.head_distances(row), self.attention.layer_distances(row)
         columns["attention"] = {**_of_layers(row, layers), **heads}
         places = (*row.blocks, *row.sites, *heads)
@@ -79,6 +82,13 @@ def _borrow(row: Row, matrix: Array) -> None:
         number = parse_place(site)[0]
         if number in oddest:
             matrix[index, :-1] = np.maximum(matrix[index, :-1], matrix[oddest[number], :-1])
+
+
+def _local(distances: Mapping[str, float]) -> dict[str, float]:
+    """Distances beyond what all places share: another learning rate shifts every block, a mistake some."""
+    finite = [z for z in distances.values() if math.isfinite(z)]
+    middle = median(finite) if finite else 0.0
+    return {place: z - middle for place, z in distances.items()}
 
 
 def _sizes(distances: Mapping[str, float]) -> dict[str, float]:

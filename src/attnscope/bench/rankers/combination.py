@@ -25,17 +25,17 @@ class Combination(Ranker):
     weighed as learnt.
 
     **Places**: the calibrated confidence of the place's finding (halved for each finding before it), plus
-    ln(1 + distance from healthy runs) of each family of readings, weighed as learnt. Unlearnt, findings come
-    first.
+    ln(1 + distance from healthy runs, beyond what all places share) of each family of readings, weighed as
+    learnt. Unlearnt, findings come first. Only readings that no rescaling of the same function changes are asked.
 
     **Reference**: McFadden 1974 (the conditional logit that the weights are learnt with).
     """
 
     family: ClassVar[str] = "combination"
     lenses: ClassVar[tuple[str, ...]] = (
-        "diagnosis", "gradient_norm", "gradient_to_weight", "gradient_variance", "update_to_weight",
-        "activation_norm", "block_ablation", "block_trace", "relative_curvature", "negative_share",
-        "preconditioned_top_eigenvalue", "coupling", "entropy", "largest_score", "head_contribution",
+        "diagnosis", "gradient_norm", "gradient_variance", "update_to_weight", "activation_norm", "block_ablation",
+        "relative_curvature", "negative_share", "preconditioned_top_eigenvalue", "coupling", "entropy",
+        "largest_score", "head_contribution",
     )  # fmt: skip
     learned: Learned = field(default_factory=Learned)
     usual: UsualFamilies | None = field(default=None, repr=False)

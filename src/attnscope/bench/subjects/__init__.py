@@ -18,9 +18,22 @@ import torch
 
 from attnscope.case import Case, default_forward, default_loss
 
-__all__ = ["Subject"]
+__all__ = ["Judged", "Subject"]
 
 STEPS_OF_A_SEED = 1_000_003
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How well a model does on held-out data.
+
+    Attributes:
+        quality: the share of right answers.
+        loss: mean cross-entropy of the answers (nats).
+    """
+
+    quality: float
+    loss: float
 
 
 @dataclass(frozen=True)
@@ -110,22 +123,29 @@ class Subject(ABC):
             if group["lr"] == lowered:  # else the step itself set a rate, which stays
                 group["lr"] = whole
 
-    @torch.no_grad()
     def quality(self, case: Case) -> float:
         """The share of held-out answers that are right, in eval mode; `answers` tells which count."""
+        return self.judged(case).quality
+
+    @torch.no_grad()
+    def judged(self, case: Case) -> Judged:
+        """Share of right held-out answers and their cross-entropy, in eval mode; `answers` tells which count."""
         forward = case.forward or default_forward
         was_training = case.model.training
         case.model.eval()
         right = total = 0
+        surprise = 0.0
         for number in range(self.n_held_out):
             batch = self.held_out(number)
             output = forward(case.model, batch)
             logits = output if isinstance(output, torch.Tensor) else output.logits
             targets, counted = self.answers(batch)
-            right += int(((logits.argmax(-1) == targets) & counted).sum())
-            total += int(counted.sum())
+            logits, targets = logits[counted], targets[counted]
+            right += int((logits.argmax(-1) == targets).sum())
+            surprise += float(torch.nn.functional.cross_entropy(logits.double(), targets, reduction="sum"))
+            total += len(targets)
         case.model.train(was_training)
-        return right / total
+        return Judged(right / total, surprise / total)
 
     def answers(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """The targets of a batch, and which of them count."""
