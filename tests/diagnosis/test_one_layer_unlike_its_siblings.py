@@ -149,3 +149,45 @@ def test_noise_at_a_residual_is_named_there_and_is_no_dropout(training: bool) ->
     assert [(finding.kind, finding.block_or_site) for finding in said.findings] == [
         ("not_deterministic", "L1.residual")
     ]
+
+
+# --- the layer whose cache is wrong ---------------------------------------------------------------------------------
+
+
+class LateValues(Gpt):
+    """A decoder whose cache holds old values in one layer, beside the right keys."""
+
+    wrong: int
+
+    def forward(self, input_ids: Tensor, past_key_values: Any = None, use_cache: bool = False) -> Any:
+        output = super().forward(input_ids, past_key_values, use_cache)
+        if past_key_values is None or not use_cache:
+            return output
+        logits, caches = output
+        keys, values = caches[self.wrong]
+        caches[self.wrong] = (keys, torch.cat((values[:, :, :-1], values[:, :, -2:-1]), 2))
+        return logits, caches
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_wrong_cache_is_placed_at_the_layer_where_the_decode_departs(layer: int) -> None:
+    model = decoder()
+    assert found(model, "wrong_cache_position") == []
+    model.__class__ = LateValues
+    model.wrong = layer
+    assert found(model, "wrong_cache_position") == [f"L{layer}.cache"]
+
+
+def test_positions_that_do_not_go_on_are_wrong_from_the_first_layer_on() -> None:
+    class FromZero(Gpt):
+        def forward(self, input_ids: Tensor, past_key_values: Any = None, use_cache: bool = False) -> Any:
+            hidden, caches = self.tokens(input_ids) + self.positions.weight[: input_ids.shape[1]], []
+            for number, block in enumerate(self.blocks):
+                hidden, cache = block(hidden, past_key_values[number] if past_key_values else None)
+                caches.append(cache)
+            logits = self.head(self.norm(hidden))
+            return (logits, caches) if use_cache else logits
+
+    model = decoder()
+    model.__class__ = FromZero
+    assert found(model, "wrong_cache_position") == ["L0.cache"]

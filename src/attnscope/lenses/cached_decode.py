@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from attnscope.anatomy.blocks import Anatomy
 from attnscope.lenses import STANDARD, Lens
 from attnscope.lenses._movement import change, main_output, tolerance
 from attnscope.lenses._sequence import Sequence, predicted_sequence
@@ -28,7 +30,8 @@ class CachedDecode(Lens):
     (such as `past_key_values`) that its `forward` accepts, or is a pair of logits and cache.
 
     **Reading it**: rounding only (`tolerance` in the facts). A departure from position 1 on: wrong positions
-    or a stale cache; from a later position on (`first_position`): the cache is cut or overwritten there.
+    or a stale cache; from a later position on (`first_position`): the cache is cut or overwritten there. The
+    first attention whose own output departs (`first_layer`) is where it begins: those before it see the same.
 
     **Shapes**: (token,).
 
@@ -59,7 +62,8 @@ class CachedDecode(Lens):
             length = min(self.max_tokens, int(sequence.real.long().cumprod(-1).sum(-1).min()))
             if length < 2:
                 return self.not_applicable("the sequences start with padding or hold one token")
-            fresh, cached = _both(model, inputs, key, cache, length)
+            with _Layers.of(model, probe.anatomy) as layers:
+                fresh, cached = _both(model, inputs, key, cache, length, layers)
         if fresh is None or cached is None or fresh.shape != cached.shape:
             return self.not_applicable("the model's output has no logits per position")
         apart = change(fresh, cached).transpose(0, 1).flatten(1).amax(1)
@@ -76,8 +80,61 @@ class CachedDecode(Lens):
                 "violated": bool(len(wrong)),
                 "first_position": int(wrong[0]) if len(wrong) else None,
                 "largest": float(values.max()),
+                "first_layer": layers.first_apart(length, bound) if len(wrong) else None,
             },
         )
+
+
+@dataclass
+class _Layers:
+    """What the module of each attention gives, in the fresh run and in every step of the decode."""
+
+    numbers: dict[str, int]
+    model: nn.Module
+    runs: list[dict[str, Tensor]] = field(default_factory=lambda: [{}])
+    handles: list[Any] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, model: nn.Module, anatomy: Anatomy) -> _Layers:
+        """Of the attentions that have a module of their own."""
+        paths = [attention.module for attention in anatomy.attentions]
+        alone = {item.module: item.layer for item in anatomy.attentions if paths.count(item.module) == 1}
+        return cls({path: layer for path, layer in alone.items() if path}, model)
+
+    def __enter__(self) -> _Layers:
+        modules = dict(self.model.named_modules())
+        for path in self.numbers:
+            if path in modules:
+                self.handles.append(modules[path].register_forward_hook(partial(self._keep, path)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def next_run(self) -> None:
+        """What comes belongs to another run."""
+        self.runs.append({})
+
+    def first_apart(self, length: int, bound: float) -> int | None:
+        """The first attention, in the order of execution, whose output departs; None when none was seen to."""
+        fresh, *steps = self.runs[-length - 1 :]
+        for path, layer in sorted(self.numbers.items(), key=lambda item: item[1]):
+            whole, parts = fresh.get(path), [step.get(path) for step in steps]
+            known = [part for part in parts if part is not None and part.ndim > 2 and part.shape[1] == 1]
+            if whole is None or whole.ndim < 3 or len(known) < length or whole.shape[1] != length:
+                return None  # a layer that cannot be compared may be the one
+            cached = torch.cat(known, 1)
+            if cached.shape != whole.shape:
+                return None
+            if float(change(whole, cached).max()) > bound * float(whole.abs().max()):
+                return layer
+        return None
+
+    def _keep(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
+        made = main_output(output)
+        if made is not None:
+            self.runs[-1][path] = made
 
 
 def _keywords(model: nn.Module, batch: Any) -> dict[str, Any] | None:
@@ -118,15 +175,17 @@ def _held(output: Any, name: str) -> Any:
 
 
 def _both(
-    model: nn.Module, inputs: Mapping[str, Any], key: str, cache: str, length: int
+    model: nn.Module, inputs: Mapping[str, Any], key: str, cache: str, length: int, layers: _Layers
 ) -> tuple[Tensor | None, Tensor | None]:
     """Logits of a fresh run and of a decode with the cache, over the first `length` positions."""
     accepted = inspect.signature(model.forward).parameters
     extra = {"use_cache": True} if "use_cache" in accepted else {}
     whole = inputs[key].shape
+    layers.next_run()
     fresh = main_output(model(**_upto(inputs, whole, length)))
     steps, past = [], None
     for position in range(length):
+        layers.next_run()
         now = _upto(inputs, whole, position + 1)
         for name, value in now.items():
             if isinstance(value, Tensor) and tuple(value.shape[:2]) == (whole[0], position + 1):

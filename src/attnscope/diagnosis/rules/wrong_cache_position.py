@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from attnscope.anatomy.blocks import Anatomy, Attention, Role, Source
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Suspect
-from attnscope.diagnosis.rules._evidence import first_source, shown
+from attnscope.diagnosis.rules._evidence import attention_of, first_source, shown
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class WrongCachePosition(Rule):
     **Why it matters** Training and evaluation look right, and generated text gets worse the longer it is.
 
     **Evidence required** The outputs of a cached decode and of a fresh run on the same tokens differ beyond
-    rounding.
+    rounding. The place is the first attention whose own output departs.
 
     **When it is a false alarm** Caches that are approximate on purpose (quantised, sliding beyond their
     window).
@@ -49,7 +49,9 @@ class WrongCachePosition(Rule):
             return []
         first = reading.facts.get("first_position")
         largest = float(reading.facts.get("largest", 0.0))
-        attention = next((item for item in examination.anatomy.attentions if item.causal_source), None)
+        departs = reading.facts.get("first_layer")
+        attention = attention_of(examination.anatomy, departs) if departs is not None else None
+        attention = attention or next((item for item in examination.anatomy.attentions if item.causal_source), None)
         attention = attention or next(iter(examination.anatomy.attentions), None)
         return [
             Suspect(
@@ -65,16 +67,18 @@ class WrongCachePosition(Rule):
                     ),
                 ),
                 confidence=0.95,
-                source=_where(examination.anatomy, attention),
+                source=_where(examination.anatomy, attention, departs),
                 summary=f"Decoding with the cache departs from a fresh run by {shown(largest)}, "
-                f"from position {first} on.",
+                f"from position {first} on{f'; it begins in L{departs}' if departs is not None else ''}.",
                 effects=("positions",),
             )
         ]
 
 
-def _where(anatomy: Anatomy, attention: Attention | None) -> Source | None:
-    """The line that looks up positions, else the one that makes scores."""
+def _where(anatomy: Anatomy, attention: Attention | None, departs: int | None) -> Source | None:
+    """The line that looks up positions, else (and in a layer after others that are right) the one of the scores."""
+    if departs and attention is not None:
+        return first_source(attention.score_step)
     table = next(
         (block.source for block in anatomy.blocks if block.role is Role.POSITIONS and block.source), None
     )
