@@ -26,7 +26,7 @@ class DirectionDropped(Fault):
     **Visible as**: exactly no gradient for the backward weights at strength 1, and half of the columns behind them.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("direction_dropped",)
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("H9",)
 

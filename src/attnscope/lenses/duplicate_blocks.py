@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnscope.anatomy.blocks import Anatomy, Block
 from attnscope.lenses import Lens
@@ -37,7 +37,8 @@ class DuplicateBlocks(Lens):
     how}, with `a` and `b` block names, or for one parameter in two roles or layers the places `L0.Q`,
     `L0.K`; `heads`: the same for heads of one layer and role (`L0H1.Q`, `L0H2.Q`); `layers_alike`: pairs
     of layers all of whose attention weights agree, with how; `tied`: parameter names that appear twice in
-    the model.
+    the model; `recurrent`: list of {a, b, block_a, block_b, shared, apart}: two recurrent modules (not one module
+    used twice) that hold some parameters in common, with the names of these and how many they do not share.
 
     **Cost** one pass over the parameters.
 
@@ -68,7 +69,7 @@ class DuplicateBlocks(Lens):
             [count[name] for name in names], coords={"block": names}, step=probe.step,
             facts={
                 "pairs": pairs, "heads": heads, "layers_alike": _layers_alike(anatomy, pairs),
-                "tied": _tied(probe),
+                "tied": _tied(probe), "recurrent": _recurrent(probe),
             },
         )
 
@@ -160,3 +161,27 @@ def _tied(probe: Probe) -> list[list[str]]:
     for name, parameter in probe.model.named_parameters(remove_duplicate=False):
         by_identity[id(parameter)].append(name)
     return [names for names in by_identity.values() if len(names) > 1]
+
+
+def _recurrent(probe: Probe) -> list[dict[str, Any]]:
+    """Pairs of recurrent modules that hold parameters in common. A module registered twice is one module."""
+    modules = [(path, module) for path, module in probe.model.named_modules() if isinstance(module, nn.RNNBase)]
+    found = []
+    for index, (path, module) in enumerate(modules):
+        for other_path, other in modules[index + 1 :]:
+            held = {id(each) for each in module.parameters(recurse=False)}
+            own = dict(other.named_parameters(recurse=False))
+            shared = [name for name, each in own.items() if id(each) in held]
+            if shared:
+                found.append({
+                    "a": path, "b": other_path, "block_a": _block_of(probe.anatomy, path),
+                    "block_b": _block_of(probe.anatomy, other_path) or _block_of(probe.anatomy, path),
+                    "shared": shared, "apart": len(own) - len(shared),
+                })  # fmt: skip
+    return found
+
+
+def _block_of(anatomy: Anatomy, path: str) -> str:
+    """The block that holds parameters of that module, or an empty string: tied parameters go by their first name."""
+    pieces = ((block, piece.parameter) for block in anatomy.blocks for piece in block.slices)
+    return next((block.name for block, name in pieces if name.rpartition(".")[0] == path), "")

@@ -16,7 +16,7 @@ _ROLES = {"Q": "query", "K": "key", "V": "value", "O": "output", "QK": "query-ke
 
 @dataclass(frozen=True)
 class SharedByMistake(Rule):
-    """Two projections that should differ hold the same weights: query and key, or those of two layers.
+    """Two places that should differ hold the same weights: query and key, two layers, or two recurrent encoders.
 
     **What it means** Either both places use one parameter (a module was reused, `[layer] * n` instead of n
     layers), or two parameters hold the same numbers (a copied line when weights are loaded).
@@ -26,9 +26,10 @@ class SharedByMistake(Rule):
 
     **Evidence required** The same parameter serves both places, or their matrices agree bit for bit, while
     other layers or roles differ. Whole layers that share are reported only when the model registers them as
-    several layers.
+    several layers. Of recurrent modules: two modules hold some of their parameters in common.
 
-    **When it is a false alarm** ALBERT registers one layer and runs it many times: not reported. Layers
+    **When it is a false alarm** Siamese encoders are one module used twice: not reported; two modules that share every
+    parameter get a warning. ALBERT registers one layer and runs it many times: not reported. Layers
     cloned at construction (`nn.TransformerEncoder`) are equal until they are trained: not reported. Models
     that share queries and keys in every layer on purpose (Reformer): a warning.
 
@@ -71,7 +72,7 @@ class SharedByMistake(Rule):
         for layers, how in alike.items():
             found = _layers(anatomy, layers, how, facts, alike)
             suspects += [found] if found is not None else []
-        return suspects
+        return [*suspects, *map(_recurrent, facts.get("recurrent", ()))]
 
 
 def _place(anatomy: Anatomy, name: str) -> tuple[int, str] | None:
@@ -188,3 +189,20 @@ def _cloned(
     networks = [block.name for block in anatomy.blocks if block.role is Role.MLP and block.layer in stack]
     equal = {str(pair[side]) for pair in facts.get("pairs", ()) for side in ("a", "b")}
     return all(name in equal for name in networks)
+
+
+def _recurrent(pair: Mapping[str, Any]) -> Suspect:
+    """Two recurrent modules; when nothing sets them apart they may be twins on purpose."""
+    shared, apart = list(pair["shared"]), int(pair["apart"])
+    rest = f"while the other {apart} are their own" if apart else "all that they have"
+    shown = ", ".join(shared[:3]) + (f" and {len(shared) - 3} more" if len(shared) > 3 else "")
+    said = f"{pair['a']} and {pair['b']} use the same parameters ({shown}), {rest}"
+    return Suspect(
+        kind="shared_by_mistake",
+        place=str(pair["block_b"]),
+        evidence=(Evidence(said, "duplicate_blocks", float(len(shared)), 0.0, True),),
+        confidence=0.9 if apart else 0.6,
+        severity=Severity.ERROR if apart else Severity.WARNING,
+        summary=f"The recurrent modules {said}.",
+        effects=tuple(dict.fromkeys([str(pair["block_a"]), "left_out_of_optimizer@*"])),
+    )
