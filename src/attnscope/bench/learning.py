@@ -27,17 +27,20 @@ RIDGE = 1e-3
 STEPS = 300
 
 
-def learn(lessons: Sequence[Lesson], about: Mapping[str, Any]) -> Learned:
+def learn(lessons: Sequence[Lesson], about: Mapping[str, Any], told: Sequence[Row] | None = None) -> Learned:
     """Learns from labelled rows.
 
     Args:
         lessons: rows of training folds with what is usual for their subjects.
         about: said in the file.
+        told: rows of training folds whose findings calibrate the confidences; those of the lessons when None. A
+            planted mistake is one whether or not it changed the task, so there may be more of them.
 
     Returns:
         what was learnt; what there are no rows for stays as it is before learning.
     """
-    calibration = Calibration.of([claim for row, _ in lessons for claim in claims(row)])
+    told = [row for row, _ in lessons] if told is None else told
+    calibration = Calibration.of([claim for row in told for claim in claims(row)])
     base = Learned(calibration=calibration)
     places = _places([lesson for lesson in lessons if lesson[0].arm == FAULT], base) or base.places
     sure = Learned(places=places, calibration=calibration)

@@ -197,13 +197,8 @@ def _has(row: Row, severity: Severity) -> bool:
 
 
 def _calibration(results: Results) -> dict[str, Any]:
-    """Confidence against precision on held-out subjects: as stated, and as learnt on the others."""
-    bench = results.bench
-    rows = [
-        item.row
-        for item in results.final(UNPAIRED, COMBINATION)
-        if bench.stratum(item.row) in (KILLED, "")
-    ]
+    """Confidence against precision on held-out subjects, of every finding: as stated, and as learnt on the others."""
+    rows = [item.row for item in results.final(UNPAIRED, COMBINATION)]
     held = fold_of([item.row for item in results.of_split(UNPAIRED, COMBINATION, HEADLINE)], HEADLINE)
     told: list[tuple[Claim, float]] = []
     for row in rows:
