@@ -11,7 +11,7 @@ from attnscope.anatomy.layout import Layouts
 from attnscope.anatomy.paths import is_statistic, is_weight, main_operand, projection_sides
 from attnscope.anatomy.record import Operation, Record, Value
 from attnscope.anatomy.rows import Provenance
-from attnscope.anatomy.vocabulary import BINARY, CAST, FUSED, JOIN, LAYOUT, REDUCTION, SOFTMAX, UNARY
+from attnscope.anatomy.vocabulary import BINARY, CAST, DROPOUT, FUSED, JOIN, LAYOUT, REDUCTION, SOFTMAX, UNARY
 
 
 @dataclass(eq=False)
@@ -141,10 +141,13 @@ class Finder:
         for side in ("a", "b"):
             pattern = contraction.side(side)
             normaliser = self._flow.normaliser.get(pattern.number)
-            if normaliser is None and self._flow.product.get(pattern.number) is None:
-                continue
             value_side = "b" if side == "a" else "a"
             if not contraction.side(value_side).inputs:
+                continue
+            if normaliser is None and self._flow.product.get(pattern.number) is None:
+                attention = self._squashed(contraction, side)
+                if attention is not None and self._weighs_positions(contraction, value_side):
+                    return attention
                 continue
             attention = self._normalised(contraction, side, normaliser) if normaliser else None
             if attention is None and self._weighs_positions(contraction, value_side):
@@ -214,6 +217,22 @@ class Finder:
             normaliser_output=normaliser.out, value_product=contraction, pattern_side=side,
             score_path=path[:cut], pattern_path=path[cut + 1:],
         )
+
+    def _squashed(self, contraction: Contraction, side: str) -> Found | None:
+        """A sigmoid of a small network's scores weighs positions, where a softmax would: one number for each."""
+        pattern, value = contraction.side(side), contraction.other(side)
+        sigmoid = _sigmoid_behind(pattern)
+        output, path = self._back_to(pattern, sigmoid) if sigmoid is not None else (None, [])
+        if sigmoid is None or output is None or 2 * output.numel > value.numel:
+            return None  # a gate has a number for each feature
+        along = contraction.along(side)
+        if not bool((along != along[:1]).any()):
+            return None  # all that is summed gets the same number
+        attention = self._scored_by_network(Found(
+            normaliser=sigmoid, normaliser_input=sigmoid.inputs[0], normaliser_output=output,
+            value_product=contraction, pattern_side=side, pattern_path=path,
+        ))
+        return attention if attention is not None and self._scores_with_one_vector(attention) else None
 
     def _scores_positions(self, product: Contraction) -> bool:
         """Whether rows and columns of a product are positions (so that it is a score matrix)."""
@@ -306,6 +325,20 @@ def _outer_sum(operation: Operation) -> tuple[Operation, ...]:
             return ()
         found.append(value.producer)
     return tuple(found)
+
+
+def _sigmoid_behind(value: Value) -> Operation | None:
+    """The sigmoid that a pattern is, but for layout, dropout and a mask of the batch."""
+    while value.producer is not None:
+        operation = value.producer
+        if operation.name == "sigmoid":
+            return operation
+        learned = [item for item in operation.inputs if item.params]
+        masked = operation.name in DROPOUT | {"masked_fill", "mul", "where"}
+        if not (operation.name in LAYOUT | CAST or masked) or len(learned) != 1:
+            return None
+        value = learned[0]
+    return None
 
 
 def _data_gate(operation: Operation) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from attnscope.anatomy.blocks import Attention
+from attnscope.anatomy.blocks import Anatomy, Attention
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
 from attnscope.diagnosis.rules._evidence import by_layer, first_source, layer_fact, shown
 from attnscope.readings import Reading
@@ -26,7 +26,7 @@ class RowsNotNormalised(Rule):
 
     **When it is a false alarm** Talking heads mix the patterns of heads and are not reported. Sigmoid
     attention and attention with a learned sink leave rows below one on purpose. They are reported as
-    warnings.
+    warnings, with more confidence where other attentions of the same class do have a softmax.
 
     **How to confirm** `pattern.sum(-1)` just before it is multiplied with the values.
 
@@ -60,8 +60,23 @@ class RowsNotNormalised(Rule):
             dropped = any(step.active for step in attention.dropout)
             explained = masked_after or dropped or (other_axes and _raw(reading, layer) > tolerance)
             if off > tolerance and not explained and not _heads_are_mixed(reading, layer, tolerance):
-                suspects.append(_suspect(attention, off, _raw(reading, layer), reading, tolerance))
+                siblings = _with_softmax(examination.anatomy, attention)
+                suspects.append(_suspect(attention, off, _raw(reading, layer), reading, tolerance, siblings))
         return suspects
+
+
+def _with_softmax(anatomy: Anatomy, attention: Attention) -> list[str]:
+    """The other attentions of the same class that do have a softmax, when this one has something else."""
+    if attention.softmax is None or attention.softmax.normaliser == "softmax":
+        return []
+    return [
+        other.name
+        for other in anatomy.attentions
+        if other.layer != attention.layer
+        and (other.module_class, other.form) == (attention.module_class, attention.form)
+        and other.softmax is not None
+        and other.softmax.normaliser == "softmax"
+    ]
 
 
 def _raw(reading: Reading | None, layer: int) -> float:
@@ -82,7 +97,7 @@ def _heads_are_mixed(reading: Reading | None, layer: int, tolerance: float) -> b
 
 
 def _suspect(
-    attention: Attention, off: float, raw: float, reading: Reading | None, tolerance: float
+    attention: Attention, off: float, raw: float, reading: Reading | None, tolerance: float, siblings: list[str]
 ) -> Suspect:
     layer = f"L{attention.layer}"
     normaliser = attention.softmax.normaliser if attention.softmax else "softmax"
@@ -95,17 +110,20 @@ def _suspect(
         why = "what weighs the values is not a softmax over the keys"
     else:
         why = "the softmax's result is changed before it weighs the values"
+    evidence = [Evidence(f"rows miss one by up to {shown(off)}", "row_sums", off, 0.0, True)]
     counter = []
-    if by_design:
+    if siblings:
+        evidence.append(Evidence(f"{', '.join(siblings[:6])}, of the same class, have a softmax", "anatomy"))
+    elif by_design:
         counter.append(
             Evidence("sigmoid attention and learned sinks leave rows below one by design", "anatomy")
         )
     return Suspect(
         kind="rows_not_normalised",
         place=attention.site("softmax"),
-        evidence=(Evidence(f"rows miss one by up to {shown(off)}", "row_sums", off, 0.0, True),),
+        evidence=tuple(evidence),
         counter_evidence=tuple(counter),
-        confidence=0.6 if by_design else 0.95,
+        confidence=(0.85 if siblings else 0.6) if by_design else 0.95,
         severity=Severity.WARNING if by_design else Severity.ERROR,
         source=first_source(
             attention.value_step if raw <= tolerance else attention.softmax, attention.softmax
