@@ -28,7 +28,8 @@ class ExchangedBlocks(Lens):
 
     **Measures** the mean over batches of loss(exchanged) - loss, in eval mode, for the pairs query-key,
     value-output, query-value and key-value of each layer, and for pairs of whole layers of one stack. Each
-    exchange is put back before the next.
+    exchange is put back before the next. An exchange that does not lower the loss of a batch is not tried on
+    the batches behind it.
 
     **Reading it** in a trained model every exchange raises the loss. A clear fall means that the two were
     exchanged: when weights were loaded or converted, say. Near 0 in an untrained model, where any order is as
@@ -37,7 +38,8 @@ class ExchangedBlocks(Lens):
     **Shapes** [exchange]. Facts: `loss`: before; `pairs`: [a, b] per exchange, in order; `kinds`: `roles` or
     `layers`; `falls_everywhere`: whether the loss falls on each of the batches.
 
-    **Cost** one forward pass per exchange and batch: at most four per layer and `max_layers` pairs of layers.
+    **Cost** one forward pass per exchange, and one more per batch while the loss falls: at most four exchanges
+    per layer and `max_layers` pairs of layers.
 
     **Reference** an intervention; for the fault see Jahan & Rahman 2025, arXiv:2508.04925 (swapped
     projections).
@@ -65,18 +67,17 @@ class ExchangedBlocks(Lens):
         batches = probe.batches[: self.max_batches]
         with probe.evaluating() as model, torch.no_grad():
             named = dict(model.named_parameters())
-            before = np.array([float(probe.loss_of(model, batch)) for batch in batches])
-            after = np.array([_losses(probe, model, named, pieces, batches) for _, _, pieces in exchanges])
-        apart = after - before
+            before = [float(probe.loss_of(model, batch)) for batch in batches]
+            changes = [_changes(probe, model, named, pieces, batches, before) for _, _, pieces in exchanges]
         return self.reading(
-            apart.mean(1),
+            [np.mean(row) for row in changes],
             coords={"exchange": tuple(f"{a}, {b}" for a, b, _ in exchanges)},
             step=probe.step,
             facts={
-                "loss": float(before.mean()),
+                "loss": float(np.mean(before)),
                 "pairs": [[a, b] for a, b, _ in exchanges],
                 "kinds": ["roles" if "." in a else "layers" for a, _, _ in exchanges],
-                "falls_everywhere": [bool((row < 0).all()) for row in apart],
+                "falls_everywhere": [all(change < 0 for change in row) for row in changes],
             },
         )
 
@@ -127,19 +128,25 @@ def _shape(piece: ParameterSlice) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _losses(
+def _changes(
     probe: Probe,
     model: nn.Module,
     named: dict[str, nn.Parameter],
     pieces: list[tuple[ParameterSlice, ParameterSlice]],
     batches: tuple[object, ...],
+    before: list[float],
 ) -> list[float]:
-    """The loss of every batch with the slices exchanged; they are put back."""
+    """How the loss of each batch changes with the slices exchanged, up to the first that does not fall."""
+    found: list[float] = []
     _exchange(named, pieces)
     try:
-        return [float(probe.loss_of(model, batch)) for batch in batches]
+        for batch, loss in zip(batches, before, strict=True):
+            found.append(float(probe.loss_of(model, batch)) - loss)
+            if not found[-1] < 0:
+                break
     finally:
-        _exchange(named, pieces)
+        _exchange(named, pieces)  # they are put back
+    return found
 
 
 def _exchange(named: dict[str, nn.Parameter], pieces: list[tuple[ParameterSlice, ParameterSlice]]) -> None:
