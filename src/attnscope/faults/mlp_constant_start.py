@@ -31,7 +31,7 @@ class MlpConstantStart(Fault):
     """
 
     filling: str = "zeros"
-    recognised_as: ClassVar[tuple[str, ...]] = ("zeroed_weights",)
+    recognised_as: ClassVar[tuple[str, ...]] = ("zeroed_weights", "symmetric_units")
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("FWI",)
 

@@ -25,7 +25,7 @@ class PositionsTruncated(Fault):
     **Visible as**: late tokens that can be exchanged without effect.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("positions_truncated",)
     visibility: ClassVar[str] = "I"
     ids: ClassVar[tuple[str, ...]] = ("PTL",)
     severities: ClassVar[tuple[float, ...]] = (0.25, 0.5, 0.75)
