@@ -22,7 +22,7 @@ class NormEpsilon(Fault):
     **Visible as**: states that keep their size, where others are normalised.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("norm_epsilon",)
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("NCE",)
     severities: ClassVar[tuple[float, ...]] = (1e-4, 1e-2, 1.0)

@@ -30,7 +30,7 @@ class NormStatisticsFrozen(Fault):
     """
 
     number: int = 0
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("norm_statistics_frozen",)
     visibility: ClassVar[str] = "U"
     ids: ClassVar[tuple[str, ...]] = ("V9",)
     severities: ClassVar[tuple[float, ...]] = (0.9, 0.99, 1.0)
