@@ -25,7 +25,7 @@ class MlpNeuronsDropped(Fault):
     **Visible as**: rows of the first map and columns of the second with exactly no gradient.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("neurons_dropped",)
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("FDN",)
     severities: ClassVar[tuple[float, ...]] = (0.1, 0.3, 0.5)
