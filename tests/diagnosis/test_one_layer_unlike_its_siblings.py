@@ -191,3 +191,47 @@ def test_positions_that_do_not_go_on_are_wrong_from_the_first_layer_on() -> None
     model = decoder()
     model.__class__ = FromZero
     assert found(model, "wrong_cache_position") == ["L0.cache"]
+
+
+# --- pattern_rounded ------------------------------------------------------------------------------------------------
+
+
+class Rounding(nn.Module):
+    """Stands where the dropout of a pattern stands, and rounds the weights there and back."""
+
+    def __init__(self, precision: torch.dtype) -> None:
+        super().__init__()
+        self.precision = precision
+
+    def forward(self, pattern: Tensor) -> Tensor:
+        return pattern + (pattern.detach().to(self.precision).to(pattern.dtype) - pattern.detach())
+
+
+def rounded(*precisions: torch.dtype | None) -> Gpt:
+    model = decoder(len(precisions))
+    for block, precision in zip(model.blocks, precisions, strict=True):
+        if precision is not None:
+            block.attention.dropout = Rounding(precision)
+    return model
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("layer", [0, 2])
+def test_one_layer_with_coarse_weights_is_named(precision: torch.dtype, layer: int) -> None:
+    model = rounded(*(precision if place == layer else None for place in range(3)))
+    assert found(model, "pattern_rounded") == [f"L{layer}.softmax"]
+
+
+def test_the_same_precision_everywhere_is_a_choice() -> None:
+    assert found(rounded(None, None, None), "pattern_rounded") == []
+    assert found(rounded(*[torch.bfloat16] * 3), "pattern_rounded") == []
+    assert found(decoder().bfloat16(), "pattern_rounded") == []
+    assert found(rounded(torch.bfloat16), "pattern_rounded") == []
+
+
+def test_uniform_weights_say_nothing_of_precision() -> None:
+    model = decoder()
+    with torch.no_grad():
+        model.blocks[1].attention.query.weight.zero_()
+        model.blocks[1].attention.query.bias.zero_()
+    assert found(model, "pattern_rounded") == []

@@ -35,7 +35,7 @@ class ReducedPrecision(Fault):
     """
 
     precision: str = "bfloat16"
-    recognised_as: ClassVar[tuple[str, ...]] = ("rows_not_normalised",)
+    recognised_as: ClassVar[tuple[str, ...]] = ("pattern_rounded", "rows_not_normalised")
     visibility: ClassVar[str] = "B"
     ids: ClassVar[tuple[str, ...]] = ("KRP",)
 

@@ -24,7 +24,7 @@ class UnsafeHalfScores(Fault):
     **Visible as**: rounded patterns, rows that do not sum to one, and NaN as soon as scores grow.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ("not_finite", "rows_not_normalised")
+    recognised_as: ClassVar[tuple[str, ...]] = ("pattern_rounded", "not_finite", "rows_not_normalised")
     visibility: ClassVar[str] = "A"
     ids: ClassVar[tuple[str, ...]] = ("SUC",)
 

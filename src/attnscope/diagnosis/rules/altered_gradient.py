@@ -15,6 +15,9 @@ _SIDES = {
     "value_output_gradient_identity": ("V", "values and output"),
 }
 
+# Digits of a layer's weights -> what rounding to them leaves of an identity: the lenses' own bounds per precision.
+_ROUNDED = ((8.0, 5e-2), (11.0, 5e-3))
+
 
 @dataclass(frozen=True)
 class AlteredGradient(Rule):
@@ -45,6 +48,7 @@ class AlteredGradient(Rule):
         "value_output_gradient_identity",
         "key_bias_gradient",
         "lora_gradient_identity",
+        "pattern_bits",
     )
     alternatives: ClassVar[tuple[str, ...]] = (
         "a projection that serves a second purpose (positions, another attention)",
@@ -63,14 +67,25 @@ class AlteredGradient(Rule):
             heads: dict[int, list[int]] = {}
             for layer, head in reading.facts.get("violated", ()) if reading is not None else ():
                 heads.setdefault(int(layer), []).append(int(head))
-            for layer, broken in heads.items():
+            for layer, found in heads.items():
                 attention = attention_of(examination.anatomy, layer)
-                if attention is not None and reading is not None and not _shared(attention):
+                if attention is None or reading is None or _shared(attention):
+                    continue
+                bound = _left_by_rounding(examination, layer)
+                broken = [head for head in found if reading.at(layer=layer, head=head) > bound]
+                if broken:
                     suspects.append(_suspect(examination, attention, broken, reading))
         lora = examination.reading("lora_gradient_identity")
         for name in lora.facts.get("violated", ()) if lora is not None else ():
             suspects.append(_adapter(str(name), lora))
         return suspects
+
+
+def _left_by_rounding(examination: Examination, layer: int) -> float:
+    """What a layer's own rounding leaves of an identity when its weights are coarser than the model's numbers."""
+    reading = examination.reading("pattern_bits")
+    digits = reading.at(layer=layer) if reading is not None else float("nan")
+    return next((bound for most, bound in _ROUNDED if digits <= most), 0.0)
 
 
 def _shared(attention: Attention) -> bool:
