@@ -289,6 +289,27 @@ class InputTensor:
 
 
 @dataclass(frozen=True)
+class OddOperation:
+    """What one layer of a stack does beside its attention and no other layer does.
+
+    Attributes:
+        layer: of the attention that stands in that layer.
+        place: the block whose module does it.
+        does: `tanh`, or `times 5`; empty when the layer only lacks something.
+        missing: what all the other layers do there and this one does not.
+        n_others: how many other layers there are, all alike.
+        source: the user's line.
+    """
+
+    layer: int
+    place: str
+    does: str
+    missing: tuple[str, ...]
+    n_others: int
+    source: Source | None = None
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """Where the attention is, and what every parameter is for. Plain data; `str` prints a line per attention.
 
@@ -300,6 +321,7 @@ class Anatomy:
         unused: parameters that the output of this forward pass does not depend on.
         wrappers: what was unwrapped to reach the model (`OptimizedModule`, `DataParallel`, ...).
         notes: what a person should know: no attention found, fused fast path, unresolved parts.
+        odd_operations: what one layer of a stack does and no other one does.
         n_operations: length of the dispatch record.
         seconds, forward_seconds: cost of the trace, and of one plain forward pass beside it.
     """
@@ -311,6 +333,7 @@ class Anatomy:
     unused: tuple[str, ...] = ()
     wrappers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    odd_operations: tuple[OddOperation, ...] = ()
     n_operations: int = 0
     seconds: float = 0.0
     forward_seconds: float = 0.0

@@ -25,7 +25,7 @@ class MlpScaled(Fault):
     others, or is drowned.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("operation_out_of_line",)
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("FSW",)
     severities: ClassVar[tuple[float, ...]] = (-0.5, 1.0, 4.0)

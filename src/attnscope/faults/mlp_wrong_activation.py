@@ -58,7 +58,7 @@ class MlpWrongActivation(Fault):
     """
 
     activation: str = "sigmoid"
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("operation_out_of_line",)
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("FCA",)
 

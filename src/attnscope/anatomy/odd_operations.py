@@ -1,0 +1,123 @@
+"""Operations that one layer of a stack does beside its attention, and no other layer does."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from attnscope.anatomy.blocks import Attention, Block, OddOperation
+from attnscope.anatomy.record import Operation, Record, Value
+from attnscope.anatomy.vocabulary import NONLINEAR, SOFTMAX
+
+FEWEST_LAYERS = 3  # of two that differ, neither is the odd one
+_FACTORS = frozenset({"mul", "multiply", "div", "divide", "true_divide"})
+_FUNCTIONS = NONLINEAR - SOFTMAX - {"abs", "exp", "log", "square"}
+Told = tuple[str, str]  # module within the layer, with numbers left out; what it does
+
+
+def odd_operations(
+    record: Record, attentions: Sequence[Attention], blocks: Sequence[Block]
+) -> tuple[OddOperation, ...]:
+    """Activations and constant factors that exactly one layer of a stack has, or lacks.
+
+    Only operations of modules beside the attention count, and only where all the other layers agree: layers that
+    alternate, or a first layer that does more inside its attention, are designs.
+
+    Args:
+        record: of the forward pass.
+        attentions: that were found in it.
+        blocks: of the anatomy; an operation is placed at the block whose module does it.
+
+    Returns:
+        one entry per odd layer and operation.
+    """
+    found: list[OddOperation] = []
+    for layers in _stacks(attentions).values():
+        if len(layers) < FEWEST_LAYERS:
+            continue
+        told = {prefix: _told(record, prefix, attention) for prefix, attention in layers.items()}
+        for prefix, own in told.items():
+            others = {frozenset(other) for name, other in told.items() if name != prefix}
+            if len(others) == 1 and frozenset(own) not in others:
+                usual = next(iter(others))
+                found += _differences(prefix, layers[prefix], own, usual, told, blocks)
+    return tuple(found)
+
+
+def _stacks(attentions: Sequence[Attention]) -> dict[str, dict[str, Attention]]:
+    """Stack (`encoder.layer.#`) -> path of a layer -> its first attention."""
+    stacks: dict[str, dict[str, Attention]] = defaultdict(dict)
+    for attention in attentions:
+        parts = attention.module.split(".")
+        numbers = [index for index, part in enumerate(parts) if part.isdigit()]
+        if numbers:
+            prefix = ".".join(parts[: numbers[-1] + 1])
+            stacks[".".join([*parts[: numbers[-1]], "#"])].setdefault(prefix, attention)
+    return stacks
+
+
+def _told(record: Record, prefix: str, attention: Attention) -> dict[Told, Operation]:
+    """What the modules of a layer beside its attention do, each with the first operation that does it."""
+    found: dict[Told, Operation] = {}
+    for operation in record.operations:
+        within = operation.module.removeprefix(f"{prefix}.")
+        if within == operation.module or _inside(operation.module, attention.module):
+            continue
+        does = _does(operation)
+        if does:
+            path = ".".join("#" if part.isdigit() else part for part in within.split("."))
+            found.setdefault((path, does), operation)
+    return found
+
+
+def _inside(module: str, attention: str) -> bool:
+    return module == attention or module.startswith(f"{attention}.")
+
+
+def _does(operation: Operation) -> str:
+    """`gelu`, or `times 5`; empty for what every layer may do as it likes."""
+    if operation.name in _FUNCTIONS:
+        return operation.name
+    if operation.name in _FACTORS and len(operation.args) > 1:
+        numbers = [arg for arg in operation.args[:2] if not isinstance(arg, Value)]
+        if len(numbers) == 1 and isinstance(numbers[0], int | float) and numbers[0] != 1:
+            verb = "times" if operation.name in ("mul", "multiply") else "divided by"
+            return f"{verb} {float(numbers[0]):.6g}"
+    return ""
+
+
+def _differences(
+    prefix: str,
+    attention: Attention,
+    own: dict[Told, Operation],
+    usual: frozenset[Told],
+    told: dict[str, dict[Told, Operation]],
+    blocks: Sequence[Block],
+) -> list[OddOperation]:
+    missing = tuple(sorted(does for _, does in usual - own.keys()))
+    more = [(path, does, operation) for (path, does), operation in own.items() if (path, does) not in usual]
+    if more:
+        return [
+            OddOperation(attention.layer, place, does, missing, len(told) - 1, operation.source)
+            for path, does, operation in more
+            if (place := _placed(operation.module, blocks))
+        ]
+    path = sorted(usual - own.keys())[0][0]
+    peer = next(operations[key] for operations in told.values() for key in operations if key in usual - own.keys())
+    within = peer.module.split(".")[len(prefix.split(".")) :]
+    place = _placed(".".join([prefix, *within]) if path else prefix, blocks)
+    return [OddOperation(attention.layer, place, "", missing, len(told) - 1, None)] if place else []
+
+
+def _placed(module: str, blocks: Sequence[Block]) -> str:
+    """The block whose parameters the module, or the nearest module around it, owns; its last when it owns several."""
+    while module:
+        inside = [
+            block.name
+            for block in blocks
+            if any(piece.parameter.startswith(f"{module}.") for piece in block.slices)
+        ]
+        if inside:
+            return inside[-1]
+        module = module.rpartition(".")[0]
+    return ""
