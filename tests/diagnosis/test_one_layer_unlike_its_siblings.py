@@ -235,3 +235,46 @@ def test_uniform_weights_say_nothing_of_precision() -> None:
         model.blocks[1].attention.query.weight.zero_()
         model.blocks[1].attention.query.bias.zero_()
     assert found(model, "pattern_rounded") == []
+
+
+# --- heads_blended --------------------------------------------------------------------------------------------------
+
+
+class Blending(nn.Module):
+    """Stands where the dropout of a pattern stands: each head's weights become in part those of another."""
+
+    def __init__(self, share: float, to: str) -> None:
+        super().__init__()
+        self.share, self.to = share, to
+
+    def forward(self, pattern: Tensor) -> Tensor:
+        other = pattern.roll(1, 1) if self.to == "next" else pattern[:, :1].expand_as(pattern)
+        return pattern.lerp(other, self.share)
+
+
+def blended(*shares: float, to: str = "first") -> Gpt:
+    model = decoder(len(shares))
+    for block, share in zip(model.blocks, shares, strict=True):
+        block.attention.dropout = Blending(share, to) if share else nn.Identity()
+        with torch.no_grad():  # heads that differ
+            block.attention.query.weight.mul_(12)
+    return model
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+@pytest.mark.parametrize("to", ["first", "next"])
+def test_heads_that_use_one_another_are_named(share: float, to: str) -> None:
+    assert found(blended(0.0, share, 0.0, to=to), "heads_blended") == ["L1.heads"]
+
+
+def test_heads_that_are_mixed_in_every_layer_talk() -> None:
+    assert found(blended(0.3, 0.3, 0.3), "heads_blended") == []
+    assert found(blended(0.0, 0.0, 0.0), "heads_blended") == []
+    assert found(blended(0.3), "heads_blended") == []
+
+
+def test_what_is_no_mixture_of_heads_is_not_called_one() -> None:
+    model = blended(0.0, 0.0, 0.0)
+    model.blocks[1].attention.dropout = Rounding(torch.bfloat16)
+    assert found(model, "heads_blended") == []
+    assert found(decoder(), "heads_blended") == []

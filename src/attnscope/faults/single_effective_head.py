@@ -24,7 +24,7 @@ class SingleEffectiveHead(Fault):
     **Visible as**: equal patterns of all heads; queries and keys of the other heads get no gradient.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ("duplicated_heads", "cut_gradient")
+    recognised_as: ClassVar[tuple[str, ...]] = ("heads_blended", "duplicated_heads", "cut_gradient")
     visibility: ClassVar[str] = "A"
     ids: ClassVar[tuple[str, ...]] = ("VSH",)
     severities: ClassVar[tuple[float, ...]] = (0.3, 0.6, 1.0)
