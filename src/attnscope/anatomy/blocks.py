@@ -206,6 +206,7 @@ class Attention:
         expected_scale: 1 / sqrt(d_head) for dot products, else None.
         scale_note: why scale may legitimately differ (T5 folds it into the initialisation).
         scale_step, score_step, value_step: the operations, with the user's lines.
+        moved_step: what moves the values to other positions than their keys, where something does.
         mask, softmax, dropout: what was found; empty tuples when there is none.
         positions: `rotary`, `relative bias`, `absolute`, `none`; more than one may apply.
         rotary_sides: which of `query`, `key`, `value` the rotation was applied to.
@@ -240,6 +241,7 @@ class Attention:
     scale_step: Step | None = None
     score_step: Step | None = None
     value_step: Step | None = None
+    moved_step: Step | None = None
     mask: tuple[MaskStep, ...] = ()
     softmax: SoftmaxStep | None = None
     dropout: tuple[DropoutStep, ...] = ()

@@ -21,7 +21,7 @@ from attnscope.anatomy.record import Operation, Value
 from attnscope.anatomy.scoring_network import network_parts
 from attnscope.anatomy.surroundings import Surroundings
 from attnscope.anatomy.unresolved import unresolved_in
-from attnscope.anatomy.vocabulary import LAYOUT, SOFTMAX
+from attnscope.anatomy.vocabulary import LAYOUT, MOVING, SOFTMAX
 
 _VIEWS = {"view", "_unsafe_view", "reshape", "unflatten", "flatten"}
 
@@ -61,6 +61,7 @@ def describe(
         scale_factors=tuple(factor.value for factor in dissected.factors if factor.value is not None) if dot else (),
         scale_step=step_of(dissected.factors[0].operation) if dissected.factors else None,
         score_step=step_of(found.first), value_step=step_of(value_operation),
+        moved_step=step_of(_moves_values(dissected)),
         mask=tuple(mask.step for mask in dissected.masks if not mask.bias_only),
         softmax=_softmax(dissected, dissection), dropout=tuple(beside.dropout), positions=positions, rotary_sides=sides,
         residual=beside.residual is not None, residual_step=step_of(beside.residual or _reader(beside.output_value)),
@@ -181,6 +182,16 @@ def head_slices(side: Side, rows: Tensor) -> Heads:
         )
         found.setdefault(parts)
     return list(found) if all(found) else []
+
+
+def _moves_values(dissected: Dissected) -> Operation | None:
+    """What moves the values along the axis of keys and leaves the keys where they are."""
+    key, value = dissected.key or dissected.scorer_hidden, dissected.value
+    if key is None or value is None:
+        return None
+    moves_keys = {operation.name for operation in key.path.operations if operation.name in MOVING}
+    moves_values = [operation for operation in value.path.operations if operation.name in MOVING - moves_keys]
+    return moves_values[-1] if moves_values else None
 
 
 def _softmax(dissected: Dissected, dissection: Dissection) -> SoftmaxStep | None:

@@ -22,6 +22,8 @@ LAYOUT = _names(
     atleast_1d atleast_2d atleast_3d
     """
 )
+# Those that bring elements to other places along an axis.
+MOVING = frozenset({"roll", "flip", "index_select", "gather", "take_along_dim"})
 JOIN = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack"})
 
 # Keep every element in its place and only change its type.

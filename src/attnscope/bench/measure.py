@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnscope.anatomy.blocks import Anatomy
+from attnscope.anatomy.blocks import SITES, Anatomy
 from attnscope.bench.row import Named
 from attnscope.case import Case
 from attnscope.examine import diagnose, probe_of
@@ -87,7 +87,7 @@ class Measured:
         own = [
             f"{attention.name}.{site}"
             for attention in self.anatomy.attentions
-            for site in ("scale", "mask", "softmax", "scores", "dropout", "heads", "residual")
+            for site in SITES
         ]
         return (*own, "positions", "model", "data")
 

@@ -22,10 +22,11 @@ class ShiftedWeights(Fault):
 
     **Strength**: the share of the shifted values.
 
-    **Visible as**: patterns that look healthy, and a model that does not learn from them.
+    **Visible as**: an operation on the way of the values that the keys do not go through; patterns that look
+    healthy.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("values_misplaced",)
     visibility: ClassVar[str] = "A"
     ids: ClassVar[tuple[str, ...]] = ("H8",)
 
