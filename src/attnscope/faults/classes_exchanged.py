@@ -26,7 +26,7 @@ class ClassesExchanged(Fault):
     **Visible as**: a loss in eval mode far above that in train mode.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("classes_exchanged",)
     visibility: ClassVar[str] = "I"
     ids: ClassVar[tuple[str, ...]] = ("OOD",)
     severities: ClassVar[tuple[float, ...]] = (0.25, 0.5, 1.0)

@@ -46,9 +46,9 @@ class LossCall:
         return given.reshape(-1, given.shape[-1]) if given.ndim else given.reshape(1, 1)
 
 
-def loss_calls(probe: Probe, batch: Any = None) -> list[LossCall]:
-    """Every such call between the batch and its loss, in eval mode, in the order in which they are made."""
-    with probe.evaluating() as model, torch.no_grad(), _Calls() as mode:
+def loss_calls(probe: Probe, batch: Any = None, *, train: bool = False) -> list[LossCall]:
+    """Every such call between the batch and its loss, in eval or train mode, in the order in which they are made."""
+    with probe.evaluating(train=train) as model, torch.no_grad(), _Calls() as mode:
         probe.loss_of(model, probe.batch if batch is None else batch)
     found: list[LossCall] = mode.found
     return found
