@@ -28,7 +28,7 @@ class StaleProjections(Fault):
     **Visible as**: gradients and moments without an update.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ("left_out_of_optimizer",)
+    recognised_as: ClassVar[tuple[str, ...]] = ("updates_undone", "left_out_of_optimizer")
     visibility: ClassVar[str] = "U"
     ids: ClassVar[tuple[str, ...]] = ("D1",)
     severities: ClassVar[tuple[float, ...]] = (0.5, 0.9, 1.0)
