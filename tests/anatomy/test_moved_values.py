@@ -69,3 +69,8 @@ def test_it_is_named_at_the_values_with_the_line() -> None:
     assert found[0].source.file == __file__
     healthy = diagnose(Case(Attend(), batches), effort="light").findings
     assert "values_misplaced" not in {item.kind for item in healthy}
+
+
+def test_the_step_goes_to_plain_data_and_back() -> None:
+    anatomy = trace(Attend(MOVES["flip"]), torch.randn(2, 5, 8))
+    assert type(anatomy).from_dict(anatomy.to_dict()) == anatomy

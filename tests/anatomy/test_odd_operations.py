@@ -86,3 +86,9 @@ def test_a_hook_that_was_left_on_a_module_is_named_at_its_block() -> None:
     assert ("operation_out_of_line", 1) in named
     healthy = diagnose(Case(Stack([Layer() for _ in range(3)]), batches), effort="light").findings
     assert "operation_out_of_line" not in {item.kind for item in healthy}
+
+
+def test_they_go_to_plain_data_and_back() -> None:
+    anatomy = trace(Stack([Layer(), Layer(nn.functional.relu), Layer()]), torch.randn(2, 5, 8))
+    assert anatomy.odd_operations
+    assert type(anatomy).from_dict(anatomy.to_dict()) == anatomy

@@ -402,6 +402,12 @@ class Anatomy:
                     for item in data["inputs"]
                 ),
                 **{key: tuple(data[key]) for key in ("unused", "wrappers", "notes")},
+                "odd_operations": tuple(
+                    OddOperation(
+                        **{**item, "missing": tuple(item["missing"]), "source": _source(item.get("source"))}
+                    )
+                    for item in data.get("odd_operations", ())
+                ),
             }
         )
 
@@ -457,7 +463,7 @@ def _step(kind: type[Step], data: Mapping[str, Any] | None) -> Any:
 
 def _attention(data: Mapping[str, Any]) -> Attention:
     values = dict(data)
-    for name in ("scale_step", "score_step", "value_step", "residual_step", "layout_step"):
+    for name in ("scale_step", "score_step", "value_step", "moved_step", "residual_step", "layout_step"):
         values[name] = _step(Step, values.get(name))
     for name in ("scale", "expected_scale", "residual_gain"):
         values[name] = maybe_float(values.get(name))
