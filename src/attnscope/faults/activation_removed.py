@@ -27,7 +27,7 @@ class ActivationRemoved(Fault):
     **Visible as**: scores that grow beyond the norm of u, sharper patterns, more curvature of W.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("scores_linear",)
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("H7",)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attnscope.anatomy.blocks import Anatomy, Attention, Block, Kind, Source, Step
+from attnscope.anatomy.blocks import Anatomy, Attention, Block, Form, Kind, Source, Step
 from attnscope.diagnosis.rules import Examination
 from attnscope.readings import Reading
 
@@ -91,6 +91,19 @@ def peers_of(anatomy: Anatomy, attention: Attention) -> list[Attention]:
         and stack_of(other) == stack_of(attention)
         and (other.kind, other.module_class) == (attention.kind, attention.module_class)
     ]
+
+
+def lost_activation(anatomy: Anatomy, attention: Attention) -> list[Attention]:
+    """The other learned queries of its class, when all of them score by a network and this one linearly."""
+    others = [
+        other
+        for other in anatomy.attentions
+        if other.layer != attention.layer
+        and other.kind is Kind.LEARNED_QUERY
+        and other.module_class == attention.module_class
+    ]
+    linear = attention.kind is Kind.LEARNED_QUERY and attention.form in (Form.DOT_PRODUCT, Form.LINEAR_QUERY)
+    return others if linear and all(other.form in (Form.ADDITIVE, Form.POOLED) for other in others) else []
 
 
 def block_with(anatomy: Anatomy, parameter: str) -> str:

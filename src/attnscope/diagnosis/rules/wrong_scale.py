@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from attnscope.anatomy.blocks import Anatomy, Attention, Kind
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
-from attnscope.diagnosis.rules._evidence import by_layer, first_source, layer_fact, peers_of, shown
+from attnscope.diagnosis.rules._evidence import by_layer, first_source, layer_fact, lost_activation, peers_of, shown
 
 _SAME = 0.02  # two factors that agree this closely are the same choice
 _SATURATING = (
@@ -67,6 +67,8 @@ class WrongScale(Rule):
         suspects = []
         for attention in examination.anatomy.attentions:
             scale, expected = _scale_of(examination, attention), attention.expected_scale
+            if lost_activation(examination.anatomy, attention):
+                continue  # the scale of a scoring network whose activation is missing is not the mistake
             if scale is None or expected is None or isclose(abs(scale), expected, rel_tol=_SAME):
                 continue
             suspect = _suspect(examination, attention, scale, expected)
