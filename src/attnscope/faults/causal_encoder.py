@@ -25,7 +25,7 @@ class CausalEncoder(Fault):
     **Visible as**: no mass on later tokens in this layer, where the others have it.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("future_hidden",)
     visibility: ClassVar[str] = "A"
     ids: ClassVar[tuple[str, ...]] = ("VEC",)
     severities: ClassVar[tuple[float, ...]] = (0.1, 0.5, 1.0)
