@@ -9,6 +9,10 @@ from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Sus
 from attnscope.diagnosis.rules._evidence import by_block, shown
 from attnscope.diagnosis.rules._healthy import healthy
 
+_NEEDED = 2  # siblings
+_AGREE = 1.35  # largest over smallest gain of siblings that agree
+_APART = 1.6  # from the nearest of them
+
 
 @dataclass(frozen=True)
 class NormGain(Rule):
@@ -22,7 +26,8 @@ class NormGain(Rule):
 
     **Evidence required** The gain, measured by running the module, is exactly zero in every channel; or it is
     ten times larger than any gain of the healthy models that were measured, and more than ten times the
-    model's median.
+    model's median. Or it lies outside of all that those models have, 1.6 times above or below the gains at the same
+    place of two other layers or more, which lie inside and agree with one another within a third.
 
     **When it is a false alarm** Some models start the gain of a residual branch at zero on purpose, in every
     block alike: a note before training.
@@ -59,7 +64,45 @@ class NormGain(Rule):
             alone = ratio is None or len(gains) < 2
             if gain > largest and (alone or float(ratio) > 10):
                 suspects.append(_huge(name, gain, None if alone else float(ratio), largest))
+            elif gain > 0:
+                siblings = [gains[other] for other in gains if other != name and _place(other) == _place(name)]
+                if _stands_out(gain, siblings):
+                    suspects.append(_odd(name, gain, siblings))
         return suspects
+
+
+def _place(name: str) -> str:
+    """Where a normalisation stands, whatever the number of its layer."""
+    return ".".join("#" if part.isdigit() else part for part in name.split("."))
+
+
+def _stands_out(gain: float, siblings: list[float]) -> bool:
+    """Whether a gain is far from siblings that agree, and outside of what healthy models have."""
+    if len(siblings) < _NEEDED or min(siblings) <= 0:
+        return False
+    known = healthy("norm_gain")
+    usual = known.lowest < min(siblings) and max(siblings) < known.highest
+    agree = max(siblings) < _AGREE * min(siblings)
+    apart = gain > _APART * max(siblings) or _APART * gain < min(siblings)
+    return usual and agree and apart and not known.lowest <= gain <= known.highest
+
+
+def _odd(name: str, gain: float, siblings: list[float]) -> Suspect:
+    low, high = shown(min(siblings)), shown(max(siblings))
+    return Suspect(
+        kind="norm_gain",
+        place=name,
+        evidence=(
+            Evidence(f"the gain of {name} is {shown(gain)}", "norm_gain", gain, max(siblings)),
+            Evidence(f"the same normalisation of {len(siblings)} other layers has {low} to {high}", "norm_gain"),
+        ),
+        confidence=0.7,
+        severity=Severity.WARNING,
+        score=gain,
+        summary=f"The normalisation {name} multiplies by {shown(gain)}, and that of the {len(siblings)} other layers "
+        f"by {low} to {high}.",
+        effects=("saturated_scores@*", "half_precision_overflow@*"),
+    )
 
 
 def _zero(name: str, by_design: bool) -> Suspect:
