@@ -28,7 +28,8 @@ class LabelsWithoutSignal(Rule):
     has taken at least 100 steps, its loss is that of a
     guess, and shuffling the labels does not raise it.
 
-    **When it is a false alarm** A hard task on which nothing has been learnt yet. Untrained models and fresh
+    **When it is a false alarm** A hard task on which nothing has been learnt yet, or a model that cannot learn
+    for another reason: what rests on an exact fact goes first. Untrained models and fresh
     classifiers on a pre-trained body are not reported.
 
     **How to confirm** Train on ten examples: a sound model learns them by heart, and new ones stay at chance.
@@ -99,7 +100,7 @@ def _shuffled(examination: Examination, reading: Reading) -> Suspect | None:
         ),
         confidence=0.6,
         summary=f"The labels seem to have nothing to do with the inputs: after training, any other order of them "
-        f"gives the same loss (it moves by {shown(rise)}).",
+        f"gives the same loss (it moves by {shown(rise)}), or the model cannot learn.",
     )
 
 
