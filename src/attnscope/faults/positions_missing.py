@@ -25,7 +25,7 @@ class PositionsMissing(Fault):
     **Visible as**: an output that does not move when tokens change places.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ("positions_missing", "positions_constant")
+    recognised_as: ClassVar[tuple[str, ...]] = ("positions_missing", "positions_constant", "norm_held")
     ids: ClassVar[tuple[str, ...]] = ("POE", "V6")
     severities: ClassVar[tuple[float, ...]] = (0.5, 0.9, 1.0)
     layered: ClassVar[bool] = False
