@@ -106,12 +106,13 @@ class Finding:
         code: stable, such as `ATT101`; never reused.
         kind: the rule's file name, such as `future_leak`.
         block_or_site: where; `layer`, `head` and `role` say the same in parts, None where not defined.
-        confidence: see `Suspect`; not yet calibrated, and said so wherever it is shown.
+        confidence: the share of such findings that were right on planted mistakes (`diagnosis/calibration.py`).
         source: the user's line, or None.
         consequences: other findings' places that this one explains.
         alternatives: other causes that would look alike.
         remedies: what to try, cheapest first.
         fingerprint: identifies the finding across runs (for baselines).
+        stated: the confidence as the rule states it, see `Suspect`.
     """
 
     code: str
@@ -130,6 +131,7 @@ class Finding:
     alternatives: tuple[str, ...] = ()
     remedies: tuple[str, ...] = ()
     fingerprint: str = ""
+    stated: float | None = None
 
 
 @dataclass(frozen=True)

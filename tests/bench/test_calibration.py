@@ -8,12 +8,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnscope.bench.calibration import Calibration, Claim, calibration_error, monotone, reliability
+from attnscope.bench.calibration import Claim, calibrated, calibration_error, monotone, reliability
+from attnscope.diagnosis.calibration import Calibration
 
 
+@settings(deadline=None)  # brute force takes its time on a busy machine
 @given(st.lists(st.tuples(st.integers(0, 4).map(float), st.integers(0, 1).map(float)), min_size=1, max_size=8))
 def test_isotonic_regression_is_the_best_monotone_step(points: list[tuple[float, float]]) -> None:
     x, y = np.array([p[0] for p in points]), np.array([p[1] for p in points])
@@ -40,7 +42,7 @@ def claims(count: int, seed: int = 0) -> list[Claim]:
 
 
 def test_what_was_learnt_holds_on_what_was_held_out() -> None:
-    learned, held = Calibration.of(claims(3000)), claims(3000, seed=1)
+    learned, held = calibrated(claims(3000)), claims(3000, seed=1)
     right = np.array([claim.right for claim in held], dtype=float)
     stated = np.array([claim.confidence for claim in held])
     learnt = np.array([learned.probability(claim.kind, claim.confidence) for claim in held])
@@ -49,7 +51,7 @@ def test_what_was_learnt_holds_on_what_was_held_out() -> None:
 
 
 def test_more_confidence_never_means_less_probability() -> None:
-    learned = Calibration.of(claims(500))
+    learned = calibrated(claims(500))
     values = [learned.probability("liar", confidence) for confidence in np.linspace(0, 1, 50)]
     assert (np.diff(values) >= -1e-12).all()
     assert min(values) >= 0.0
@@ -57,16 +59,16 @@ def test_more_confidence_never_means_less_probability() -> None:
 
 
 def test_a_kind_that_was_never_seen_has_the_curve_of_all() -> None:
-    learned = Calibration.of(claims(500))
+    learned = calibrated(claims(500))
     assert learned.probability("new", 0.9) == learned.shared(0.9)
 
 
 def test_nothing_learnt_leaves_confidences_alone() -> None:
-    assert Calibration.of([]).probability("any", 0.73) == 0.73
+    assert calibrated([]).probability("any", 0.73) == 0.73
 
 
 def test_it_is_plain_data() -> None:
-    learned = Calibration.of(claims(100))
+    learned = calibrated(claims(100))
     assert Calibration.from_dict(json.loads(json.dumps(learned.to_dict()))) == learned
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bench_rows
@@ -239,6 +239,7 @@ def test_learning_trusts_the_families_that_show_the_faults() -> None:
     assert telling > 3 * sum(weights[name] for name in ("turn", "ablation", "activation", "preconditioned"))
 
 
+@settings(deadline=None)
 @given(st.floats(1e-3, 1e3), st.integers(0, 2))
 def test_the_combination_does_not_see_a_rescaling(factor: float, layer: int) -> None:
     """Queries times c and keys over c, values times c and output over c: as its lenses read them."""

@@ -6,16 +6,16 @@ right than the curve says, shrunk towards none. Learnt from findings of training
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from attnscope.diagnosis.calibration import Calibration
+
 Array = npt.NDArray[np.float64]
 
-SHRINK = 8.0  # findings that the curve is worth beside a kind's own
 BINS = 10
 
 
@@ -28,61 +28,19 @@ class Claim:
     right: bool
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What confidences are worth.
-
-    Attributes:
-        confidences, precisions: the monotone curve, in steps: up to this confidence, this share is right.
-        kinds: kind -> [findings, how many more were right than the curve says].
-    """
-
-    confidences: tuple[float, ...] = ()
-    precisions: tuple[float, ...] = ()
-    kinds: Mapping[str, tuple[int, float]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, claims: Sequence[Claim]) -> Calibration:
-        """From the findings of training folds; without any, confidences are left as they are."""
-        if not claims:
-            return cls()
-        stated = np.array([claim.confidence for claim in claims])
-        right = np.array([claim.right for claim in claims], dtype=float)
-        confidences, precisions = monotone(stated, right)
-        curve = cls(tuple(confidences.tolist()), tuple(precisions.tolist()))
-        beyond: dict[str, tuple[int, float]] = {}
-        for claim in claims:
-            count, more = beyond.get(claim.kind, (0, 0.0))
-            beyond[claim.kind] = count + 1, more + claim.right - curve.shared(claim.confidence)
-        return cls(curve.confidences, curve.precisions, dict(sorted(beyond.items())))
-
-    def shared(self, confidence: float) -> float:
-        """The curve of all kinds."""
-        if not self.confidences:
-            return confidence
-        return float(np.interp(confidence, self.confidences, self.precisions))
-
-    def probability(self, kind: str, confidence: float) -> float:
-        """The share of findings of this kind, stated with this confidence, that are right."""
-        count, more = self.kinds.get(kind, (0, 0.0))
-        return float(np.clip(self.shared(confidence) + more / (count + SHRINK), 0.0, 1.0))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            "confidences": list(self.confidences),
-            "precisions": list(self.precisions),
-            "kinds": {kind: [count, more] for kind, (count, more) in self.kinds.items()},
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
-        """The inverse of `to_dict`."""
-        return cls(
-            tuple(map(float, data["confidences"])),
-            tuple(map(float, data["precisions"])),
-            {kind: (int(count), float(more)) for kind, (count, more) in data["kinds"].items()},
-        )
+def calibrated(claims: Sequence[Claim]) -> Calibration:
+    """What the findings of training folds teach; without any, confidences are left as they are."""
+    if not claims:
+        return Calibration()
+    stated = np.array([claim.confidence for claim in claims])
+    right = np.array([claim.right for claim in claims], dtype=float)
+    confidences, precisions = monotone(stated, right)
+    curve = Calibration(tuple(confidences.tolist()), tuple(precisions.tolist()))
+    beyond: dict[str, tuple[int, float]] = {}
+    for claim in claims:
+        count, more = beyond.get(claim.kind, (0, 0.0))
+        beyond[claim.kind] = count + 1, more + claim.right - curve.shared(claim.confidence)
+    return Calibration(curve.confidences, curve.precisions, dict(sorted(beyond.items())))
 
 
 def monotone(x: Array, y: Array) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attnscope.bench.calibration import Calibration
+from attnscope.diagnosis.calibration import Calibration
 from attnscope.whole_file import write_whole
 
 SCHEMA = 1

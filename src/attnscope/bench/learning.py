@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attnscope.bench.calibration import Calibration, Claim
+from attnscope.bench.calibration import Claim, calibrated
 from attnscope.bench.learned import DETECTION, FAMILIES, FINDING, PLACES, SITE, Learned
 from attnscope.bench.places import at_level, truth
 from attnscope.bench.rankers._families import UsualFamilies
@@ -40,7 +40,7 @@ def learn(lessons: Sequence[Lesson], about: Mapping[str, Any], told: Sequence[Ro
         what was learnt; what there are no rows for stays as it is before learning.
     """
     told = [row for row, _ in lessons] if told is None else told
-    calibration = Calibration.of([claim for row in told for claim in claims(row)])
+    calibration = calibrated([claim for row in told for claim in claims(row)])
     base = Learned(calibration=calibration)
     places = _places([lesson for lesson in lessons if lesson[0].arm == FAULT], base) or base.places
     sure = Learned(places=places, calibration=calibration)

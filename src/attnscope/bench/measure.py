@@ -75,8 +75,9 @@ class Measured:
         """What the diagnosis found, in short."""
         return tuple(
             Named(
-                item.code, item.kind, item.block_or_site, item.severity.value, item.confidence, str(item.source or ""),
-                any(evidence.exact for evidence in item.evidence),
+                item.code, item.kind, item.block_or_site, item.severity.value,
+                item.confidence if item.stated is None else item.stated,  # what is calibrated is what rules state
+                str(item.source or ""), any(evidence.exact for evidence in item.evidence),
             )
             for item in self.diagnosis.findings
         )

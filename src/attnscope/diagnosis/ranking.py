@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from attnscope.anatomy.blocks import ROLE_LETTERS, Anatomy, Attention, Role, Source, Step, parse_place
+from attnscope.diagnosis.calibration import measured
 from attnscope.diagnosis.rules import Examination, Rule
 from attnscope.errors import CatalogueError
 from attnscope.findings import Evidence, Finding, Severity, Suspect
@@ -224,7 +225,7 @@ def _finding(item: Weighed, explained: Sequence[Weighed], anatomy: Anatomy) -> F
         kind=suspect.kind,
         summary=suspect.summary or _first_line(rule),
         severity=item.severity,
-        confidence=suspect.confidence,
+        confidence=measured().probability(suspect.kind, suspect.confidence),
         block_or_site=suspect.place,
         layer=layer,
         head=head,
@@ -236,6 +237,7 @@ def _finding(item: Weighed, explained: Sequence[Weighed], anatomy: Anatomy) -> F
         alternatives=rule.alternatives,
         remedies=rule.remedies,
         fingerprint=_fingerprint(rule.code, suspect.place, anatomy, layer),
+        stated=suspect.confidence,
     )
 
 
