@@ -117,6 +117,9 @@ class _Kept:
             except Exception as error:  # whatever it is, the remaining parts are still put back
                 failed.append(f"{what} ({type(error).__name__}: {error})")
 
+        for value in self.holders.empty:
+            if value:
+                attempt(f"a {type(value).__name__}", value.clear)
         for value, action in self.holders.actions:
             attempt(f"a {type(value).__name__}", action)
         for tensor in self.tensors:
@@ -235,17 +238,28 @@ def _same_sparse(current: Tensor, value: Tensor) -> bool:
     )
 
 
+# Most of what hangs on a module: it holds nothing and cannot change.
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size})
+_CONTAINERS = frozenset({dict, OrderedDict, list, set})
+
+
 @dataclass
 class _Holders:
     """The modules (in plain lists too), what hangs on them that can change, and the tensors among it."""
 
     actions: list[tuple[Any, Callable[[], None]]] = field(default_factory=list)
+    empty: list[Any] = field(default_factory=list)  # containers without content: a module has a score of them
     tensors: list[Tensor] = field(default_factory=list)
     seen: dict[int, Any] = field(default_factory=dict)
 
     def visit(self, value: Any, depth: int) -> None:
         """Remembers how `value` is put back, and follows what it holds."""
-        if id(value) in self.seen or len(self.seen) > _MAX_OBJECTS:
+        kind = type(value)
+        if kind in _ATOMS or id(value) in self.seen or len(self.seen) > _MAX_OBJECTS:
+            return
+        if kind in _CONTAINERS and not value:
+            self.seen[id(value)] = value
+            self.empty.append(value)
             return
         if isinstance(value, Tensor):
             self.seen[id(value)] = value
