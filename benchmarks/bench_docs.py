@@ -1,13 +1,17 @@
-"""Writes the docs of the benchmark from its stored results: docs/bench.md and docs/hessian-fault-diagnosis.md.
+"""Writes what is made from the stored results of the benchmark: two pages of the docs, and what is learnt from them.
 
     python benchmarks/bench_docs.py [results.parquet]
 
-The story's text is here; every number in it is read from the results, and a test makes both pages again.
+docs/bench.md holds all tables, docs/hessian-fault-diagnosis.md the story; its text is in bench_story.md, and every
+number in it is read from the results. `diagnosis/confidences.json` says what the confidence of a finding is worth,
+and `bench/learned_small.json` how readings are weighed; both are learnt from all rows, for use on other models: the
+pages only score what is learnt on other subjects. A test makes all four again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +20,12 @@ from typing import Any
 from attnscope.bench.kill import KILLED, SURVIVED
 from attnscope.bench.leaderboard import CLASS_WORDS
 from attnscope.bench.report import markdown, table
+from attnscope.bench.row import Row
+from attnscope.bench.scores import learned_from
 from attnscope.bench.store import read_columns
 from attnscope.bench.tables import tables
 from attnscope.bench.wording import difference, p_value, shown
+from attnscope.diagnosis import calibration
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "src" / "attnscope" / "bench" / "results_small.parquet"
@@ -43,17 +50,43 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="?", type=Path, default=SHIPPED)
     rows, about = read_columns(parser.parse_args().results)
-    for name, text in pages(tables(rows, about)).items():
-        (ROOT / "docs" / name).write_text(text, encoding="utf-8")
+    for path, text in {**pages(tables(rows, about)), **learnt(rows, about)}.items():
+        (ROOT / path).write_text(text, encoding="utf-8")
     return 0
 
 
 def pages(data: Mapping[str, Any]) -> dict[str, str]:
-    """File name -> text."""
+    """Path -> text."""
     environment = ", ".join(f"{name} {value}" for name, value in sorted(data["about"].items()))
     made = f"Made by `python benchmarks/bench_docs.py` from the results that come with the package ({environment}).\n"
     head, _, rest = markdown(data).partition("\n")
-    return {"bench.md": f"{head}\n\n{made}{rest}", "hessian-fault-diagnosis.md": story(data, made)}
+    return {"docs/bench.md": f"{head}\n\n{made}{rest}", "docs/hessian-fault-diagnosis.md": story(data, made)}
+
+
+def learnt(rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, str]:
+    """Path -> JSON of what all rows teach."""
+    told = {"command": "python benchmarks/bench_docs.py", "size": str(about.get("size", ""))}
+    everything = learned_from(rows, about=told)
+    worth = {
+        "schema": calibration.SCHEMA, "about": dict(everything.about), "calibration": everything.calibration.to_dict(),
+    }  # fmt: skip
+    return {
+        f"src/attnscope/diagnosis/{calibration.FILE.name}": _json(rounded(worth)),
+        "src/attnscope/bench/learned_small.json": _json(rounded(everything.to_dict())),
+    }
+
+
+def rounded(item: Any) -> Any:
+    """Numbers with four decimals, so that the file is readable and the same on every machine."""
+    if isinstance(item, float):
+        return round(item, 4)
+    if isinstance(item, Mapping):
+        return {key: rounded(value) for key, value in item.items()}
+    return [rounded(value) for value in item] if isinstance(item, list | tuple) else item
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, indent=1) + "\n"
 
 
 def story(data: Mapping[str, Any], made: str) -> str:
@@ -118,8 +151,8 @@ def targets(data: Mapping[str, Any]) -> str:
     total = sum(item["rows"] for item in data["controls"])
     lines.append(("findings at error level on healthy runs and controls", "0", f"{errors} of {total} runs",
                   "yes" if errors == 0 else "**no**"))  # fmt: skip
-    calibration = data["calibration"]
-    ece = calibration["learnt"]["ece"] if calibration.get("findings") else math.nan
+    held_out = data["calibration"]
+    ece = held_out["learnt"]["ece"] if held_out.get("findings") else math.nan
     lines.append(("calibration error of confidences (learnt on other subjects)", "≤ 0.05", shown(ece),
                   "yes" if ece <= 0.05 else "**no**"))  # fmt: skip
     cost = math.nan
@@ -211,12 +244,12 @@ def numbers(data: Mapping[str, Any]) -> dict[str, str]:
     found["calm errors"] = str(sum(item["errors"] for item in calm))
     found["calm warnings"] = str(sum(item["warnings"] for item in calm))
     found["misses"] = str(len(data["misses"]))
-    calibration = data["calibration"]
-    if calibration.get("findings"):
-        found["findings"] = str(calibration["findings"])
-        found["precision"] = _plain(calibration["precision"])
-        found["ece stated"] = _plain(calibration["stated"]["ece"])
-        found["ece learnt"] = _plain(calibration["learnt"]["ece"])
+    held_out = data["calibration"]
+    if held_out.get("findings"):
+        found["findings"] = str(held_out["findings"])
+        found["precision"] = _plain(held_out["precision"])
+        found["ece stated"] = _plain(held_out["stated"]["ece"])
+        found["ece learnt"] = _plain(held_out["learnt"]["ece"])
     return found
 
 
