@@ -11,7 +11,7 @@ from typing import Any
 from attnscope.diagnosis.calibration import Calibration
 from attnscope.whole_file import write_whole
 
-SCHEMA = 1
+SCHEMA = 2
 FINDING, SITE = "finding", "site"
 FAMILIES = (
     "gradient", "gradient_variance", "update", "turn", "activation", "ablation", "curvature",
@@ -20,7 +20,7 @@ FAMILIES = (
 # What is believed before any lesson, and held to where lessons say nothing: findings come first, all families weigh
 # the same, and what was read is the block, from which sites borrow.
 PLACES: Mapping[str, float] = {FINDING: 10.0, **dict.fromkeys(FAMILIES, 0.1), SITE: -1e-3}
-DETECTION: Mapping[str, float] = {"finding": 6.0, "oddness": 1.0, "intercept": -3.0}
+DETECTION: Mapping[str, float] = {FINDING: 6.0, **dict.fromkeys(FAMILIES, 0.1), "intercept": -3.0}
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class Learned:
         places: what a finding at a place and each family of readings weighs in the order of places. Before
             anything is learnt a finding comes first and all families weigh the same. `site` is what speaks for
             a site against the block that it borrows its readings from.
-        detection: what the surest finding and the oddest places weigh in the suspicion, and the intercept.
+        detection: what the surest finding and the oddest places of each family weigh in the suspicion, and the
+            intercept. Where a mistake is and whether there is one are not told by the same families: another
+            learning rate moves activations everywhere.
         calibration: what a finding's confidence is worth.
         about: which rows it was learnt from, by which command.
     """

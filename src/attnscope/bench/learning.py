@@ -118,7 +118,8 @@ def _detection(lessons: Sequence[Lesson], learned: Learned) -> dict[str, float] 
         wrong = np.exp(-np.logaddexp(0.0, margin))  # chance of the other answer
         return float((share * np.logaddexp(0.0, -margin)).sum()), -x.T @ (share * sign * wrong)
 
-    weights = _descended(value, np.array(list(DETECTION.values())), np.array([True, True, False]))
+    positive = np.array([name != "intercept" for name in DETECTION])
+    weights = _descended(value, np.array(list(DETECTION.values())), positive)
     return dict(zip(DETECTION, weights.tolist(), strict=True))
 
 

@@ -21,8 +21,8 @@ from attnscope.bench.row import Named, Row
 class Combination(Ranker):
     """Findings first, then the places whose readings are odd in families that training folds taught to trust.
 
-    **Suspicion**: the calibrated confidence of the surest finding and the mean oddness of the three oddest places,
-    weighed as learnt.
+    **Suspicion**: the calibrated confidence of the surest finding and, family by family, the mean oddness of the
+    three oddest blocks, weighed as learnt.
 
     **Places**: the calibrated confidence of the place's finding (halved for each finding before it), plus
     ln(1 + distance from healthy runs, beyond what all places share) of each family of readings, weighed as
@@ -46,16 +46,15 @@ class Combination(Ranker):
 
     def suspicion(self, row: Row) -> float:
         """The log-odds, as learnt, that something is wrong."""
-        surest, oddness = self.evidence(row)
-        weights = self.learned.detection
-        return weights["intercept"] + weights["finding"] * surest + weights["oddness"] * oddness
+        weights = np.array([self.learned.detection[name] for name in (FINDING, *FAMILIES, "intercept")])
+        return float(weights @ np.array([*self.evidence(row), 1.0]))
 
-    def evidence(self, row: Row) -> tuple[float, float]:
-        """The calibrated confidence of the surest finding, and how odd the oddest places are."""
+    def evidence(self, row: Row) -> tuple[float, ...]:
+        """The calibrated confidence of the surest finding, and how odd the oddest blocks of each family are."""
         surest = max(self._confidences(graver(row.findings)), default=0.0)
-        places, features = self._usual.features(row)
-        scores = features @ self._weights() if places else np.zeros(0)
-        return surest, peak(scores[: len(row.blocks)])
+        _, features = self._usual.features(row)
+        of_blocks = features[: len(row.blocks)]
+        return surest, *(peak(of_blocks[:, column]) for column in range(len(FAMILIES)))
 
     def order(self, row: Row) -> Mapping[str, float]:
         """The weighed score of each block, site and head."""
