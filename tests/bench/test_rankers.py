@@ -295,6 +295,17 @@ def test_a_held_out_subject_teaches_nothing_about_itself() -> None:
     assert again["conv3d_digits"] != taught["conv3d_digits"]
 
 
+def test_a_kind_that_is_held_out_is_not_named_by_its_own_rule() -> None:
+    rows = bench_rows.bench(subjects=bench_rows.SUBJECTS[:2], layers=(1,))
+    by_kind = {item.row.key: item for item in Bench.of(rows).combined(UNPAIRED, "kind")[0]}
+    by_subject = {item.row.key: item for item in Bench.of(rows).combined(UNPAIRED, "subject")[0]}
+    named = [key for key, item in by_kind.items() if item.row.change == "padding_attended"]
+    assert named
+    assert {by_subject[key].kind for key in named} == {"padding_attended"}
+    assert {by_kind[key].kind for key in named} == {""}
+    assert {by_kind[key].suspicion < by_subject[key].suspicion for key in named} == {True}
+
+
 def test_learning_without_faults_leaves_the_prior() -> None:
     rows = [bench_rows.healthy(seed=seed) for seed in range(4)]
     learned = learned_from(rows)

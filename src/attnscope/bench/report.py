@@ -140,7 +140,11 @@ def _splits(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     ]  # fmt: skip
     heads = ("setting", "ranker", "held out by", "runs", "AUROC", "recall at 1 %", "false alarms then",
              "recall at 5 %", "false alarms then", "Top-1", "Top-3", "MRR")  # fmt: skip
-    return ["## Held out by subject, kind and place", "", *(table(heads, lines) if lines else ["No rows.", ""])]
+    said = (
+        "Held out by kind, findings of the combination that name the row's own kind are withheld: as if no rule for it "
+        "had been written."
+    )
+    return ["## Held out by subject, kind and place", "", said, "", *(table(heads, lines) if lines else ["No rows.", ""])]
 
 
 def _kinds(found: Sequence[Mapping[str, Any]]) -> list[str]:
