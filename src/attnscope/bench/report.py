@@ -144,7 +144,8 @@ def _splits(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         "Held out by kind, findings of the combination that name the row's own kind are withheld: as if no rule for it "
         "had been written."
     )
-    return ["## Held out by subject, kind and place", "", said, "", *(table(heads, lines) if lines else ["No rows.", ""])]
+    body = table(heads, lines) if lines else ["No rows.", ""]
+    return ["## Held out by subject, kind and place", "", said, "", *body]
 
 
 def _kinds(found: Sequence[Mapping[str, Any]]) -> list[str]:
