@@ -18,7 +18,7 @@ def test_a_finding_shows_all_that_supports_and_contradicts_it() -> None:
     for expected in (
         "ERROR MSK102 padding_attended", "at L3.mask", "reviews/model.py:62", "masked_fill(mask == 2",
         "moves the logits by 0.43", "seen 0.43, expected 0, exact", "Layers 0 to 2, 4 and 5", "L4.mask, L5",
-        "or else", "try 1", "`mask == 0`", "confidence 1.00", "not calibrated",
+        "or else", "try 1", "`mask == 0`", "confidence 1.00", "right on planted mistakes",
     ):
         assert expected in written, expected
 
