@@ -367,6 +367,21 @@ def test_queries_shared_with_keys_everywhere_may_be_the_design() -> None:
     assert {suspect.severity for suspect in suspects} == {Severity.WARNING}
 
 
+def test_a_layer_that_hurts_is_no_exchange() -> None:
+    """Any exchange in it saves something; one of queries and keys must save twice what that of values saves."""
+
+    def exchanges(of_values: float) -> Reading:
+        facts = {
+            "loss": 2.0, "pairs": [["L0.Q", "L0.K"], ["L0.V", "L0.O"], ["L0.Q", "L0.V"]],
+            "kinds": ["roles"] * 3, "falls_everywhere": [True] * 3,
+        }  # fmt: skip
+        return Reading("exchanged_blocks", np.asarray([-0.5, of_values, -0.4]), ("exchange",), "loss", facts=facts)
+
+    assert asked("swapped_query_key", attention(), readings=(exchanges(-0.3),)) == []
+    assert len(asked("swapped_query_key", attention(), readings=(exchanges(-0.2),))) == 1
+    assert len(asked("swapped_query_key", attention(), readings=(exchanges(0.1),))) == 1
+
+
 def test_an_exchange_must_save_much_on_every_batch() -> None:
     def exchange(change: float, everywhere: bool = True, loss: float = 2.0) -> Reading:
         return Reading(

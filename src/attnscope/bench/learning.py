@@ -119,11 +119,13 @@ def _detection(lessons: Sequence[Lesson], learned: Learned) -> dict[str, float] 
         return float((share * np.logaddexp(0.0, -margin)).sum()), -x.T @ (share * sign * wrong)
 
     positive = np.array([name != "intercept" for name in DETECTION])
-    weights = _descended(value, np.array(list(DETECTION.values())), positive)
+    weights = _descended(value, np.array(list(DETECTION.values())), positive, steps=5000)
     return dict(zip(DETECTION, weights.tolist(), strict=True))
 
 
-def _descended(value: Callable[[Array], tuple[float, Array]], prior: Array, positive: npt.NDArray[np.bool_]) -> Array:
+def _descended(
+    value: Callable[[Array], tuple[float, Array]], prior: Array, positive: npt.NDArray[np.bool_], steps: int = STEPS
+) -> Array:
     """Projected gradient descent with a step that grows until it fails, on the loss and a small pull to the prior."""
 
     def pulled(weights: Array) -> tuple[float, Array]:
@@ -133,7 +135,7 @@ def _descended(value: Callable[[Array], tuple[float, Array]], prior: Array, posi
 
     weights, step = prior, 1.0
     loss, gradient = pulled(weights)
-    for _ in range(STEPS):
+    for _ in range(steps):
         moved = weights - step * gradient
         moved = np.where(positive, np.maximum(moved, 0.0), moved)
         new, slope = pulled(moved)

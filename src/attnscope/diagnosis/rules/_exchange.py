@@ -12,6 +12,7 @@ CLEAR = (
     0.1  # an exchange must save this share of the loss, and twice what any exchange saves in a healthy model
 )
 BEYOND_ABLATION = 2.0  # an overfitted or unlearnt part hurts: then zeroing it helps, too, and no exchange is meant
+BEYOND_OTHERS = 2.0  # a layer that hurts is helped by any exchange in it, also of projections that nobody suspects
 BELOW_A_GUESS = 0.9  # an overconfident model does better with any harm done to it, but never well
 LEAST = 0.05  # and this much of it: the loss of a model that has learnt its task is too small to tell
 
@@ -41,23 +42,31 @@ def savings(examination: Examination, kind: str) -> Iterator[Saving]:
         return
     share = max(CLEAR, 2 * healthy("saved_by_exchange").highest)
     without, guess = _saved_by_ablation(examination), _loss_of_a_guess(examination)
-    rows = zip(
-        reading.facts["pairs"],
-        reading.facts["kinds"],
-        reading.facts["falls_everywhere"],
-        reading.values,
-        strict=True,
-    )
+    pairs = [(str(first), str(second)) for first, second in reading.facts["pairs"]]
+    rows = list(zip(pairs, reading.facts["kinds"], reading.facts["falls_everywhere"], reading.values, strict=True))
     found = [
-        Saving(str(pair[0]), str(pair[1]), loss, -float(change))
+        Saving(*pair, loss, -float(change))
         for pair, its_kind, everywhere, change in rows
         if its_kind == kind
         and everywhere
         and -float(change) >= max(share * loss, LEAST)
         and loss + float(change) < BELOW_A_GUESS * guess
         and -float(change) >= BEYOND_ABLATION * max(_of_either(without, pair), default=0.0)
+        and -float(change) >= BEYOND_OTHERS * max(_of_others(pair, rows), default=0.0)
     ]
     yield from sorted(found, key=lambda saving: -saving.saved)
+
+
+def _of_others(
+    pair: tuple[str, str], rows: Sequence[tuple[tuple[str, str], str, bool, float]]
+) -> list[float]:
+    """What exchanges of other projections in the same layer save."""
+    layer = pair[0].partition(".")[0]
+    return [
+        -float(change)
+        for other, _, _, change in rows
+        if "." in pair[0] and not {*pair} & {*other} and all(each.partition(".")[0] == layer for each in other)
+    ]
 
 
 def _saved_by_ablation(examination: Examination) -> Mapping[str, float]:
