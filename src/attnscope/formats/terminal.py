@@ -156,7 +156,8 @@ def _closing(diagnosis: Diagnosis) -> Iterator[RenderableType]:
         yield Text(f"skipped {len(diagnosis.skipped) - 6} more (see --format json)", "dim")
     if diagnosis.findings:
         code = printable(diagnosis.findings[0].code)
-        yield Text(f"attnscope explain {code} says more. Confidence: how many such findings were right on planted mistakes.", "dim")
+        worth = "Confidence: how many such findings were right on planted mistakes."
+        yield Text(f"attnscope explain {code} says more. {worth}", "dim")
 
 
 def _inferred(name: str, value: object, diagnosis: Diagnosis) -> bool:
