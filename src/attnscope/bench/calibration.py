@@ -17,6 +17,7 @@ from attnscope.diagnosis.calibration import Calibration
 Array = npt.NDArray[np.float64]
 
 BINS = 10
+BELIEVED = 4  # findings that what rules state is worth, at each confidence
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ def calibrated(claims: Sequence[Claim]) -> Calibration:
         return Calibration()
     stated = np.array([claim.confidence for claim in claims])
     right = np.array([claim.right for claim in claims], dtype=float)
-    confidences, precisions = monotone(stated, right)
+    believed = np.repeat(np.unique(stated), BELIEVED)  # three findings of one kind are not what a confidence is worth
+    confidences, precisions = monotone(np.concatenate([stated, believed]), np.concatenate([right, believed]))
     curve = Calibration(tuple(confidences.tolist()), tuple(precisions.tolist()))
     beyond: dict[str, tuple[int, float]] = {}
     for claim in claims:

@@ -20,7 +20,7 @@ FAMILIES = (
 # What is believed before any lesson, and held to where lessons say nothing: findings come first, all families weigh
 # the same, and what was read is the block, from which sites borrow.
 PLACES: Mapping[str, float] = {FINDING: 10.0, **dict.fromkeys(FAMILIES, 0.1), SITE: -1e-3}
-DETECTION: Mapping[str, float] = {FINDING: 6.0, **dict.fromkeys(FAMILIES, 0.1), "intercept": -3.0}
+DETECTION: Mapping[str, float] = {FINDING: 10.0, **dict.fromkeys(FAMILIES, 0.1), "intercept": -3.0}
 
 
 @dataclass(frozen=True)

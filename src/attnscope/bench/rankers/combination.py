@@ -21,7 +21,7 @@ from attnscope.bench.row import Named, Row
 class Combination(Ranker):
     """Findings first, then the places whose readings are odd in families that training folds taught to trust.
 
-    **Suspicion**: the calibrated confidence of the surest finding and, family by family, the mean oddness of the
+    **Suspicion**: the stated confidence of the surest finding and, family by family, the mean oddness of the
     three oddest blocks, weighed as learnt.
 
     **Places**: the calibrated confidence of the place's finding (halved for each finding before it), plus
@@ -50,8 +50,11 @@ class Combination(Ranker):
         return float(weights @ np.array([*self.evidence(row), 1.0]))
 
     def evidence(self, row: Row) -> tuple[float, ...]:
-        """The calibrated confidence of the surest finding, and how odd the oddest blocks of each family are."""
-        surest = max(self._confidences(graver(row.findings)), default=0.0)
+        """The confidence of the surest finding as stated, and how odd the oddest blocks of each family are.
+
+        As stated: a finding of the wrong kind says that something is wrong all the same.
+        """
+        surest = max((finding.confidence for finding in graver(row.findings)), default=0.0)
         _, features = self._usual.features(row)
         of_blocks = features[: len(row.blocks)]
         return surest, *(peak(of_blocks[:, column]) for column in range(len(FAMILIES)))

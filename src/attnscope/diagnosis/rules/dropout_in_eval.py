@@ -48,7 +48,7 @@ class DropoutInEval(Rule):
             _suspect(attention.site("dropout"), f"L{attention.layer}", step.rate, step.source, "anatomy")
             for attention in examination.anatomy.attentions
             for step in attention.dropout
-            if step.active and step.rate != 0.0 and not _in_train_mode(examination)
+            if step.active and step.rate != 0.0 and _stays_active(examination, attention.name)
         ]
         reading = examination.reading("dropout_seed")
         for step in reading.facts.get("random_steps", ()) if reading is not None else ():
@@ -70,11 +70,20 @@ def _eval_movement(examination: Examination) -> float | None:
     return None if reading is None else reading.at(mode="eval")
 
 
-def _in_train_mode(examination: Examination) -> bool:
-    """Whether what the trace saw was training: in eval mode the seed moves nothing, or what draws is no dropout."""
+def _stays_active(examination: Examination, layer: str) -> bool:
+    """Whether a dropout that the trace saw is there in eval mode, too: the trace may have watched training.
+
+    It is not where the seed moves nothing in eval mode, or where what draws numbers then is no dropout or is in
+    other layers.
+    """
     reading = examination.reading("dropout_seed")
     drawn = list(reading.facts.get("random_steps", ())) if reading is not None else []
-    return _eval_movement(examination) == 0.0 or (bool(drawn) and all(step.get("rate") is None for step in drawn))
+    if _eval_movement(examination) == 0.0:
+        return False
+    dropouts = [step for step in drawn if step.get("rate") is not None]
+    layers = [layer_of_module(examination.anatomy, str(step.get("module", ""))) for step in dropouts]
+    known = {attention.name for attention in layers if attention is not None}
+    return not drawn or (bool(dropouts) and (None in layers or layer in known))
 
 
 def _suspect(place: str, where: str, rate: float | None, source: Source | None, lens: str) -> Suspect:
@@ -91,6 +100,7 @@ def _suspect(place: str, where: str, rate: float | None, source: Source | None, 
         summary=f"A dropout{shown_rate} in {where} stays active in eval mode.",
         effects=(
             f"rows_not_normalised@{layer}.*",
+            f"dropout_mismatch@{layer}.*",
             "not_deterministic@*",
             "altered_gradient@*",
             "wrong_cache_position@*",

@@ -115,5 +115,8 @@ def _suspect(examination: Examination, block: Block, other: str, ratio: float) -
         confidence=0.85,
         score=factor,
         summary=f"{block.name} learns {shown(factor)} times {word} than {other}.",
-        effects=(f"beyond_stability_limit@{block.name}",),
+        effects=(
+            f"beyond_stability_limit@{block.name}",
+            *(f"{kind}@L{block.layer}.*" for kind in ("saturated_scores", "decay_eats_rank", "updates_undone")),
+        ),
     )

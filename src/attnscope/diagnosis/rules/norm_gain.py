@@ -123,6 +123,7 @@ def _zero(name: str, by_design: bool) -> Suspect:
                 "rank_collapse",
                 "positions_*",
                 "labels_without_signal",
+                "updates_undone",
             )
         ),
     )

@@ -80,5 +80,5 @@ def _suspect(attention: Attention, digits: float, others: float) -> Suspect:
         source=first_source(attention.softmax, attention.value_step),
         summary=f"{layer} rounds its attention to {name}: its weights use {digits:.0f} binary digits, those of the "
         f"other layers {others:.0f}.",
-        effects=(f"altered_gradient@{layer}.*", f"rows_not_normalised@{layer}.*"),
+        effects=(f"altered_gradient@{layer}.*", f"rows_not_normalised@{layer}.*", f"heads_blended@{layer}.*"),
     )

@@ -173,4 +173,5 @@ def _explained(block: Block) -> tuple[str, ...]:
         "wrong_scale",
         "rank_collapse",
     )
-    return tuple(f"{kind}@L{block.layer}.*" for kind in kinds)
+    first = ("positions_constant@*",) if block.layer == 0 and block.role in (Role.VALUE, Role.OUTPUT) else ()
+    return (*(f"{kind}@L{block.layer}.*" for kind in kinds), *first)
