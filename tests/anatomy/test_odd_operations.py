@@ -92,3 +92,30 @@ def test_they_go_to_plain_data_and_back() -> None:
     anatomy = trace(Stack([Layer(), Layer(nn.functional.relu), Layer()]), torch.randn(2, 5, 8))
     assert anatomy.odd_operations
     assert type(anatomy).from_dict(anatomy.to_dict()) == anatomy
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor: float, how: str = "times") -> None:
+        super().__init__()
+        self.stack, self.factor, self.how = Stack([Layer()]), factor, how
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.stack(x)
+        return logits * self.factor if self.how == "times" else logits / self.factor
+
+
+@pytest.mark.parametrize(("factor", "how", "expected"), [(5.0, "times", 5.0), (4.0, "over", 0.25)])
+def test_a_temperature_that_was_left_in_is_noted_at_the_classifier(factor: float, how: str, expected: float) -> None:
+    model = Scaled(factor, how)
+    found = trace(model, torch.randn(2, 5, 8)).scaled_outputs
+    assert [(item.place, item.factor) for item in found] == [("stack.head", expected)]
+    batches = [(torch.randn(4, 5, 8), torch.randint(0, 3, (4,))) for _ in range(2)]
+    notes = [item for item in diagnose(Case(model, batches), effort="light").findings if item.kind == "logits_scaled"]
+    assert [(item.block_or_site, item.severity.value) for item in notes] == [("stack.head", "note")]
+
+
+def test_an_output_as_it_is_has_no_factor() -> None:
+    anatomy = trace(Scaled(1.0), torch.randn(2, 5, 8))
+    assert anatomy.scaled_outputs == ()
+    scaled = trace(Scaled(2.0), torch.randn(2, 5, 8))
+    assert type(scaled).from_dict(scaled.to_dict()) == scaled

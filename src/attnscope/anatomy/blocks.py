@@ -312,6 +312,21 @@ class OddOperation:
 
 
 @dataclass(frozen=True)
+class ScaledOutput:
+    """A constant factor between the last projection and an output of the model.
+
+    Attributes:
+        place: the block of that projection.
+        factor: what its result is multiplied with.
+        source: the user's line.
+    """
+
+    place: str
+    factor: float
+    source: Source | None = None
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """Where the attention is, and what every parameter is for. Plain data; `str` prints a line per attention.
 
@@ -324,6 +339,7 @@ class Anatomy:
         wrappers: what was unwrapped to reach the model (`OptimizedModule`, `DataParallel`, ...).
         notes: what a person should know: no attention found, fused fast path, unresolved parts.
         odd_operations: what one layer of a stack does and no other one does.
+        scaled_outputs: constant factors behind the last projection.
         n_operations: length of the dispatch record.
         seconds, forward_seconds: cost of the trace, and of one plain forward pass beside it.
     """
@@ -336,6 +352,7 @@ class Anatomy:
     wrappers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     odd_operations: tuple[OddOperation, ...] = ()
+    scaled_outputs: tuple[ScaledOutput, ...] = ()
     n_operations: int = 0
     seconds: float = 0.0
     forward_seconds: float = 0.0
@@ -407,6 +424,10 @@ class Anatomy:
                         **{**item, "missing": tuple(item["missing"]), "source": _source(item.get("source"))}
                     )
                     for item in data.get("odd_operations", ())
+                ),
+                "scaled_outputs": tuple(
+                    ScaledOutput(**{**item, "source": _source(item.get("source"))})
+                    for item in data.get("scaled_outputs", ())
                 ),
             }
         )

@@ -1,16 +1,18 @@
-"""Operations that one layer of a stack does beside its attention, and no other layer does."""
+"""Operations that are easily overlooked: what one layer of a stack does and no other, and a factor on the output."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 
-from attnscope.anatomy.blocks import Attention, Block, OddOperation
+from attnscope.anatomy.blocks import Attention, Block, OddOperation, ScaledOutput
+from attnscope.anatomy.paths import projection_sides
 from attnscope.anatomy.record import Operation, Record, Value
-from attnscope.anatomy.vocabulary import NONLINEAR, SOFTMAX
+from attnscope.anatomy.vocabulary import CAST, LAYOUT, NONLINEAR, SOFTMAX
 
 FEWEST_LAYERS = 3  # of two that differ, neither is the odd one
-_FACTORS = frozenset({"mul", "multiply", "div", "divide", "true_divide"})
+_TIMES = frozenset({"mul", "multiply"})
+_FACTORS = _TIMES | {"div", "divide", "true_divide"}
 _FUNCTIONS = NONLINEAR - SOFTMAX - {"abs", "exp", "log", "square"}
 Told = tuple[str, str]  # module within the layer, with numbers left out; what it does
 
@@ -42,6 +44,41 @@ def odd_operations(
                 usual = next(iter(others))
                 found += _differences(prefix, layers[prefix], own, usual, told, blocks)
     return tuple(found)
+
+
+def scaled_outputs(record: Record, blocks: Sequence[Block]) -> tuple[ScaledOutput, ...]:
+    """Constant factors between the last projection and the model's output.
+
+    Args:
+        record: of the forward pass.
+        blocks: of the anatomy.
+
+    Returns:
+        one entry per output with a factor other than 1.
+    """
+    found: dict[str, ScaledOutput] = {}
+    for output in record.outputs:
+        value, factor, source = output, 1.0, None
+        while (operation := value.producer) is not None and value.output == 0:
+            number = _number(operation)
+            if number is not None:
+                factor *= number if operation.name in _TIMES else 1 / number if number else 0.0
+                source = source or operation.source
+            elif operation.name not in LAYOUT and operation.name not in CAST:
+                break
+            value = operation.inputs[0]
+        last = value.producer
+        if last is not None and factor != 1 and projection_sides(last) is not None:
+            place = _placed(last.module, blocks) or _made_by(last, blocks)
+            if place:
+                found.setdefault(place, ScaledOutput(place, factor, source))
+    return tuple(found.values())
+
+
+def _made_by(operation: Operation, blocks: Sequence[Block]) -> str:
+    """The block whose parameter the product reads."""
+    names = {item.name for item in operation.inputs if item.leaf == "parameter"}
+    return next((block.name for block in blocks if any(piece.parameter in names for piece in block.slices)), "")
 
 
 def _stacks(attentions: Sequence[Attention]) -> dict[str, dict[str, Attention]]:
@@ -78,12 +115,18 @@ def _does(operation: Operation) -> str:
     """`gelu`, or `times 5`; empty for what every layer may do as it likes."""
     if operation.name in _FUNCTIONS:
         return operation.name
-    if operation.name in _FACTORS and len(operation.args) > 1:
-        numbers = [arg for arg in operation.args[:2] if not isinstance(arg, Value)]
-        if len(numbers) == 1 and isinstance(numbers[0], int | float) and numbers[0] != 1:
-            verb = "times" if operation.name in ("mul", "multiply") else "divided by"
-            return f"{verb} {float(numbers[0]):.6g}"
-    return ""
+    number = _number(operation)
+    if number in (None, 1.0):
+        return ""
+    return f"{'times' if operation.name in _TIMES else 'divided by'} {number:.6g}"
+
+
+def _number(operation: Operation) -> float | None:
+    """What a tensor is multiplied with or divided by, where that is a plain number."""
+    if operation.name not in _FACTORS or len(operation.args) < 2:
+        return None
+    numbers = [arg for arg in operation.args[:2] if not isinstance(arg, Value)]
+    return float(numbers[0]) if len(numbers) == 1 and isinstance(numbers[0], int | float) else None
 
 
 def _differences(

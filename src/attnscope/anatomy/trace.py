@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attnscope.anatomy.blocks import Anatomy, Attention, InputTensor, Source
 from attnscope.anatomy.describe import describe
 from attnscope.anatomy.dissect import Dissection, dissect
-from attnscope.anatomy.odd_operations import odd_operations
+from attnscope.anatomy.odd_operations import odd_operations, scaled_outputs
 from attnscope.anatomy.partition import partition
 from attnscope.anatomy.position_tensors import counts_up
 from attnscope.anatomy.record import Record, Value, batch_tensors, record_forward
@@ -146,7 +146,8 @@ def _anatomy(model: nn.Module, batch: Any, dissection: Dissection, wrappers: tup
     return Anatomy(
         model_class=type(model).__name__, attentions=attentions, blocks=blocks,
         inputs=_inputs(batch, dissection), unused=_unused(record), wrappers=wrappers, notes=tuple(notes),
-        odd_operations=odd_operations(record, attentions, blocks), n_operations=record.n_dispatched,
+        odd_operations=odd_operations(record, attentions, blocks), scaled_outputs=scaled_outputs(record, blocks),
+        n_operations=record.n_dispatched,
     )
 
 

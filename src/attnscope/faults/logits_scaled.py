@@ -24,7 +24,7 @@ class LogitsScaled(Fault):
     **Visible as**: the loss at the start, and the curvature of the last linear map.
     """
 
-    recognised_as: ClassVar[tuple[str, ...]] = ()
+    recognised_as: ClassVar[tuple[str, ...]] = ("logits_scaled",)
     visibility: ClassVar[str] = "C"
     ids: ClassVar[tuple[str, ...]] = ("OSL",)
     severities: ClassVar[tuple[float, ...]] = (-0.5, 1.0, 4.0)
