@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median
 
 import numpy as np
@@ -14,7 +15,8 @@ from attnscope.bench.learned import FAMILIES
 from attnscope.bench.rankers._attention import UsualAttention
 from attnscope.bench.rankers._invariants import shared, weighed, without_values
 from attnscope.bench.rankers._pairs import by_pair, per_block
-from attnscope.bench.rankers._readings import Array, Reader, Usual, by_block
+from attnscope.bench.rankers._places import peak
+from attnscope.bench.rankers._readings import NORMAL, Array, Reader, Usual, by_block
 from attnscope.bench.row import Row
 
 # Reader of each family, and whether its numbers are compared by ratio.
@@ -29,6 +31,7 @@ _BLOCKS: Mapping[str, tuple[Reader, bool]] = {
     "negative_share": (by_block("negative_share"), False),
     "preconditioned": (shared("preconditioned_top_eigenvalue"), True),
 }
+LEAST_SPREAD = 0.1  # of a peak, which is on a logarithmic scale
 _ATTENTION = frozenset(role.value for role in ATTENTION_ROLES)
 
 
@@ -39,6 +42,7 @@ class UsualFamilies:
     blocks: Mapping[str, Usual]
     pairs: Usual
     attention: UsualAttention
+    bank: tuple[Row, ...] = field(default=(), repr=False)
     known: dict[str, tuple[tuple[str, ...], Array]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -47,13 +51,32 @@ class UsualFamilies:
         blocks = {
             family: Usual.of(bank, reader, logarithmic=ratio) for family, (reader, ratio) in _BLOCKS.items()
         }
-        return cls(blocks, Usual.of(bank, by_pair), UsualAttention.of(bank))
+        return cls(blocks, Usual.of(bank, by_pair), UsualAttention.of(bank), tuple(bank))
 
     def features(self, row: Row) -> tuple[tuple[str, ...], Array]:
         """Blocks, sites and heads of a row, and ln(1 + distance) of each in every family, then 1 for sites."""
         if row.key not in self.known:
             self.known[row.key] = self._features(row)
         return self.known[row.key]
+
+    def peaks(self, row: Row) -> Array:
+        """How odd the oddest blocks of a row are, family by family, in spreads of the same on healthy rows."""
+        middle, spread = self._usual_peaks
+        standard: Array = (self._peaks(row) - middle) / spread
+        return standard
+
+    def _peaks(self, row: Row) -> Array:
+        of_blocks = self.features(row)[1][: len(row.blocks)]
+        return np.array([peak(of_blocks[:, column]) for column in range(len(FAMILIES))])
+
+    @cached_property
+    def _usual_peaks(self) -> tuple[Array, Array]:
+        """Median and spread of every family's peak on healthy rows; the spread of a family is never taken for tiny."""
+        if not self.bank:
+            return np.zeros(len(FAMILIES)), np.ones(len(FAMILIES))
+        seen = np.array([self._peaks(row) for row in self.bank])
+        middle = np.median(seen, 0)
+        return middle, np.maximum(NORMAL * np.median(np.abs(seen - middle), 0), LEAST_SPREAD)
 
     def _features(self, row: Row) -> tuple[tuple[str, ...], Array]:
         columns = {family: _sizes(_local(usual.oddness(row))) for family, usual in self.blocks.items()}

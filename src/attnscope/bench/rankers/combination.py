@@ -13,7 +13,6 @@ from attnscope.bench.places import coarse
 from attnscope.bench.rankers import Ranker
 from attnscope.bench.rankers._families import UsualFamilies
 from attnscope.bench.rankers._findings import first_kind, graver, ordered
-from attnscope.bench.rankers._places import peak
 from attnscope.bench.row import Named, Row
 
 
@@ -22,7 +21,7 @@ class Combination(Ranker):
     """Findings first, then the places whose readings are odd in families that training folds taught to trust.
 
     **Suspicion**: the stated confidence of the surest finding and, family by family, the mean oddness of the
-    three oddest blocks, weighed as learnt.
+    three oddest blocks beside that of healthy runs, weighed as learnt.
 
     **Places**: the calibrated confidence of the place's finding (halved for each finding before it), plus
     ln(1 + distance from healthy runs, beyond what all places share) of each family of readings, weighed as
@@ -50,14 +49,12 @@ class Combination(Ranker):
         return float(weights @ np.array([*self.evidence(row), 1.0]))
 
     def evidence(self, row: Row) -> tuple[float, ...]:
-        """The confidence of the surest finding as stated, and how odd the oddest blocks of each family are.
+        """The confidence of the surest finding as stated, and how odd the oddest blocks are, family by family.
 
         As stated: a finding of the wrong kind says that something is wrong all the same.
         """
         surest = max((finding.confidence for finding in graver(row.findings)), default=0.0)
-        _, features = self._usual.features(row)
-        of_blocks = features[: len(row.blocks)]
-        return surest, *(peak(of_blocks[:, column]) for column in range(len(FAMILIES)))
+        return surest, *self._usual.peaks(row).tolist()
 
     def order(self, row: Row) -> Mapping[str, float]:
         """The weighed score of each block, site and head."""
