@@ -235,6 +235,10 @@ def numbers(data: Mapping[str, Any]) -> dict[str, str]:
         for metric in ("auroc", "recall_1", "recall_5", "top_1", "top_3", "mrr", "kind_f1"):
             found[f"{ranker}.{metric}"] = _plain(value(data, ranker, metric))
             found[f"{ranker}.{metric}.C"] = _plain(value(data, ranker, metric, "C"))
+    for item in data["splits"]:
+        if (item["setting"], item["ranker"], item["split"]) == ("unpaired", "combination", "kind"):
+            for metric in ("auroc", "recall_1", "top_1", "mrr"):
+                found[f"unknown kind.{metric}"] = _plain(item["metrics"][metric]["value"])
     strata = data["counts"]["strata"]
     found["killed"] = str(strata.get(KILLED, 0))
     found["survived"] = str(strata.get(SURVIVED, 0))
