@@ -88,7 +88,7 @@ def test_rows_beside_a_softmax_of_the_same_class_are_surer() -> None:
         model = Network(*(Pooling(normaliser) for normaliser in normalisers)).eval()
         batch = (HIDDEN, torch.tensor([0, 1, 2]))
         findings = diagnose(model, [batch], select=["rows_not_normalised"]).findings
-        return [(finding.block_or_site, finding.confidence) for finding in findings]
+        return [(finding.block_or_site, finding.stated) for finding in findings]
 
     assert said("softmax", "softmax") == []
     assert said("softmax", "sigmoid") == [("L1.softmax", 0.85)]

@@ -200,7 +200,7 @@ def test_numbers_explain_themselves_on_hover_and_focus(visit: Any) -> None:
     page.locator("#f0 .place").first.focus()
     page.keyboard.press("Tab")
     assert tip.is_visible()
-    assert "not yet calibrated" in tip.inner_text()
+    assert "right on planted mistakes" in tip.inner_text()
     page.keyboard.press("Tab")
     assert "Unit:" in tip.inner_text()
     for each in page.locator("#findings .num").all():

@@ -127,7 +127,7 @@ def test_the_page_says_all_that_the_finding_says() -> None:
             assert item.statement[:40].replace("'", "&#39;") in text
         for words in finding.alternatives:
             assert words[:30] in text
-    for expected in ("masked_fill(mask == 2", "What would prove it wrong", "not yet calibrated", "reviews/model.py",
+    for expected in ("masked_fill(mask == 2", "What would prove it wrong", "right on planted", "reviews/model.py",
                      "no double backward", "No optimiser was given", "attnscope check reviews/model.py:make"):
         assert expected in text, expected
 
