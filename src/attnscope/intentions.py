@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnscope.anatomy.blocks import Attention, Kind
+from attnscope.anatomy.blocks import Attention, Kind, without_numbers
 from attnscope.case import Expectations
 from attnscope.probe import Probe
 from attnscope.readings import Reading
@@ -197,7 +197,7 @@ def _causal(probe: Probe, next_token: bool) -> tuple[dict[int, bool], str]:
 
 
 def _stack(attention: Attention) -> str:
-    return ".".join("#" if part.isdigit() else part for part in attention.module.split("."))
+    return without_numbers(attention.module)
 
 
 def _seen_causal(probe: Probe, attention: Attention) -> str:

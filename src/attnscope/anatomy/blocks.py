@@ -438,6 +438,11 @@ def block_name(layer: int, role: Role, head: int | None = None) -> str:
     return f"L{layer}{'' if head is None else f'H{head}'}.{ROLE_LETTERS.get(role, role.value)}"
 
 
+def without_numbers(path: str) -> str:
+    """A module's path with `#` for its numbers: the same for what stands at one place of the layers of a stack."""
+    return ".".join("#" if part.isdigit() else part for part in path.split("."))
+
+
 _PLACE = re.compile(r"^L(?P<layer>\d+)(?:H(?P<head>\d+))?(?:\.(?P<what>\w+))?$")
 
 

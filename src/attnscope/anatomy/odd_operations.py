@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from attnscope.anatomy.blocks import Attention, Block, OddOperation, ScaledOutput
+from attnscope.anatomy.blocks import Attention, Block, OddOperation, ScaledOutput, without_numbers
 from attnscope.anatomy.paths import projection_sides
+from attnscope.anatomy.projections import parameter_behind
 from attnscope.anatomy.record import Operation, Record, Value
+from attnscope.anatomy.scaling import TIMES, plain_number
 from attnscope.anatomy.vocabulary import CAST, LAYOUT, NONLINEAR, SOFTMAX
 
 FEWEST_LAYERS = 3  # of two that differ, neither is the odd one
-_TIMES = frozenset({"mul", "multiply"})
-_FACTORS = _TIMES | {"div", "divide", "true_divide"}
 _FUNCTIONS = NONLINEAR - SOFTMAX - {"abs", "exp", "log", "square"}
 Told = tuple[str, str]  # module within the layer, with numbers left out; what it does
 
@@ -34,10 +34,11 @@ def odd_operations(
         one entry per odd layer and operation.
     """
     found: list[OddOperation] = []
+    telling = [(operation, does) for operation in record.operations if (does := _does(operation))]
     for layers in _stacks(attentions).values():
         if len(layers) < FEWEST_LAYERS:
             continue
-        told = {prefix: _told(record, prefix, attention) for prefix, attention in layers.items()}
+        told = {prefix: _told(telling, prefix, attention) for prefix, attention in layers.items()}
         for prefix, own in told.items():
             others = {frozenset(other) for name, other in told.items() if name != prefix}
             if len(others) == 1 and frozenset(own) not in others:
@@ -60,25 +61,24 @@ def scaled_outputs(record: Record, blocks: Sequence[Block]) -> tuple[ScaledOutpu
     for output in record.outputs:
         value, factor, source = output, 1.0, None
         while (operation := value.producer) is not None and value.output == 0:
-            number = _number(operation)
+            number = plain_number(operation)
             if number is not None:
-                factor *= number if operation.name in _TIMES else 1 / number if number else 0.0
+                factor *= number if operation.name in TIMES else 1 / number if number else 0.0
                 source = source or operation.source
             elif operation.name not in LAYOUT and operation.name not in CAST:
                 break
             value = operation.inputs[0]
-        last = value.producer
-        if last is not None and factor != 1 and projection_sides(last) is not None:
-            place = _placed(last.module, blocks) or _made_by(last, blocks)
-            if place:
-                found.setdefault(place, ScaledOutput(place, factor, source))
+        sides = projection_sides(value.producer) if value.producer is not None else None
+        place = "" if sides is None else _holding(parameter_behind(sides[1]), blocks)
+        if place and factor != 1:
+            found.setdefault(place, ScaledOutput(place, factor, source))
     return tuple(found.values())
 
 
-def _made_by(operation: Operation, blocks: Sequence[Block]) -> str:
-    """The block whose parameter the product reads."""
-    names = {item.name for item in operation.inputs if item.leaf == "parameter"}
-    return next((block.name for block in blocks if any(piece.parameter in names for piece in block.slices)), "")
+def _holding(parameter: Value | None, blocks: Sequence[Block]) -> str:
+    """The block of a parameter."""
+    name = "" if parameter is None else parameter.name
+    return next((block.name for block in blocks if any(piece.parameter == name for piece in block.slices)), "")
 
 
 def _stacks(attentions: Sequence[Attention]) -> dict[str, dict[str, Attention]]:
@@ -93,17 +93,13 @@ def _stacks(attentions: Sequence[Attention]) -> dict[str, dict[str, Attention]]:
     return stacks
 
 
-def _told(record: Record, prefix: str, attention: Attention) -> dict[Told, Operation]:
+def _told(telling: Sequence[tuple[Operation, str]], prefix: str, attention: Attention) -> dict[Told, Operation]:
     """What the modules of a layer beside its attention do, each with the first operation that does it."""
     found: dict[Told, Operation] = {}
-    for operation in record.operations:
+    for operation, does in telling:
         within = operation.module.removeprefix(f"{prefix}.")
-        if within == operation.module or _inside(operation.module, attention.module):
-            continue
-        does = _does(operation)
-        if does:
-            path = ".".join("#" if part.isdigit() else part for part in within.split("."))
-            found.setdefault((path, does), operation)
+        if within != operation.module and not _inside(operation.module, attention.module):
+            found.setdefault((without_numbers(within), does), operation)
     return found
 
 
@@ -115,18 +111,10 @@ def _does(operation: Operation) -> str:
     """`gelu`, or `times 5`; empty for what every layer may do as it likes."""
     if operation.name in _FUNCTIONS:
         return operation.name
-    number = _number(operation)
+    number = plain_number(operation)
     if number in (None, 1.0):
         return ""
-    return f"{'times' if operation.name in _TIMES else 'divided by'} {number:.6g}"
-
-
-def _number(operation: Operation) -> float | None:
-    """What a tensor is multiplied with or divided by, where that is a plain number."""
-    if operation.name not in _FACTORS or len(operation.args) < 2:
-        return None
-    numbers = [arg for arg in operation.args[:2] if not isinstance(arg, Value)]
-    return float(numbers[0]) if len(numbers) == 1 and isinstance(numbers[0], int | float) else None
+    return f"{'times' if operation.name in TIMES else 'divided by'} {number:.6g}"
 
 
 def _differences(

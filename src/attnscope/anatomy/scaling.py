@@ -8,7 +8,8 @@ from typing import Any
 from attnscope.anatomy.paths import Path
 from attnscope.anatomy.record import Operation, Value
 
-_SCALING = {"mul", "multiply", "div", "divide", "true_divide"}
+TIMES = frozenset({"mul", "multiply"})
+_SCALING = TIMES | {"div", "divide", "true_divide"}
 
 
 @dataclass(eq=False)
@@ -27,15 +28,22 @@ def factors_on(operations: list[Operation]) -> list[Factor]:
             continue
         number = _number(operation)
         if number is not None:
-            value = number if operation.name in ("mul", "multiply") else 1 / number if number else None
+            value = number if operation.name in TIMES else 1 / number if number else None
             found.append(Factor(operation, value))
     return found
 
 
-def _number(operation: Operation) -> float | None:
+def plain_number(operation: Operation) -> float | None:
+    """What a tensor is multiplied with or divided by, where the code has a number there and no tensor."""
     given: list[Any] = [item for item in operation.args if not isinstance(item, Value)]
-    if given and isinstance(given[0], int | float):
-        return float(given[0])
+    scales = operation.name in _SCALING and bool(given) and isinstance(given[0], int | float)
+    return float(given[0]) if scales else None
+
+
+def _number(operation: Operation) -> float | None:
+    number = plain_number(operation)
+    if number is not None:
+        return number
     single = [item for item in operation.inputs if item.numel == 1]
     if len(single) == 1 and len(operation.inputs) == 2 and not single[0].tensor.is_complex():
         return float(single[0].tensor.detach().reshape(-1)[0])

@@ -25,6 +25,7 @@ Array = npt.NDArray[np.float64]
 Lesson = tuple[Row, UsualFamilies]
 RIDGE = 1e-3
 STEPS = 300
+DETECTION_STEPS = 5000  # of a small problem whose weights differ much in size
 
 
 def learn(lessons: Sequence[Lesson], about: Mapping[str, Any], told: Sequence[Row] | None = None) -> Learned:
@@ -119,7 +120,7 @@ def _detection(lessons: Sequence[Lesson], learned: Learned) -> dict[str, float] 
         return float((share * np.logaddexp(0.0, -margin)).sum()), -x.T @ (share * sign * wrong)
 
     positive = np.array([name != "intercept" for name in DETECTION])
-    weights = _descended(value, np.array(list(DETECTION.values())), positive, steps=5000)
+    weights = _descended(value, np.array(list(DETECTION.values())), positive, steps=DETECTION_STEPS)
     return dict(zip(DETECTION, weights.tolist(), strict=True))
 
 

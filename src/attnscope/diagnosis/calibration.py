@@ -7,12 +7,13 @@ file confidences stay as rules state them.
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 FILE = Path(__file__).parent / "confidences.json"
 SCHEMA = 1
@@ -37,7 +38,7 @@ class Calibration:
         """The curve of all kinds; the confidence itself when there is none."""
         if not self.confidences:
             return confidence
-        return _between(self.confidences, self.precisions, confidence)
+        return float(np.interp(confidence, self.confidences, self.precisions))
 
     def probability(self, kind: str, confidence: float) -> float:
         """The share of findings of this kind, stated with this confidence, that are right."""
@@ -70,14 +71,3 @@ def measured() -> Calibration:
     except (OSError, ValueError):
         return Calibration()
     return Calibration.from_dict(data["calibration"]) if data.get("schema") == SCHEMA else Calibration()
-
-
-def _between(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
-    """Linear interpolation; flat beyond both ends."""
-    place = bisect_left(xs, x)
-    if place == 0:
-        return ys[0]
-    if place == len(xs):
-        return ys[-1]
-    share = (x - xs[place - 1]) / (xs[place] - xs[place - 1])
-    return ys[place - 1] + share * (ys[place] - ys[place - 1])

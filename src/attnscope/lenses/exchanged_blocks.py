@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attnscope.anatomy.blocks import Anatomy, Attention, Block, ParameterSlice, Role
+from attnscope.anatomy.blocks import Anatomy, Attention, Block, ParameterSlice, Role, without_numbers
 from attnscope.lenses import STANDARD, Lens
 from attnscope.probe import Probe
 from attnscope.readings import Reading
@@ -102,7 +102,7 @@ class ExchangedBlocks(Lens):
 
 def _same_stack(one: Attention, two: Attention) -> bool:
     def path(attention: Attention) -> str:
-        return ".".join("#" if part.isdigit() else part for part in attention.module.split("."))
+        return without_numbers(attention.module)
 
     return path(one) == path(two) and one.kind == two.kind
 

@@ -58,10 +58,9 @@ class MovementInSteps(Lens):
         if not moments:
             return self.not_applicable("the optimiser keeps no second moments of the model's parameters")
         now, groups = named(probe.model), groups_by_parameter(probe)
-        found: dict[str, tuple[float, float]] = {}
-        for block in probe.anatomy.blocks:
-            moved = _moved(block, now, probe.start, moments, groups)
-            found[block.name] = moved
+        found = {
+            block.name: _moved(block, now, probe.start, moments, groups) for block in probe.anatomy.blocks
+        }
         values = [moved for moved, _ in found.values()]
         if all(np.isnan(value) for value in values):
             return self.not_applicable("no block has moments above the optimiser's epsilon and a learning rate")

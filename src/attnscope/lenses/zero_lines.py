@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -84,11 +85,11 @@ def _lines(zero: Tensor, moved: Tensor) -> dict[str, Any] | None:
     pairs = [pair for pair in combinations(range(zero.ndim), 2) if zero.ndim > 2 and pair[0] == 0]
     for axes in [*((axis,) for axis in range(zero.ndim)), *pairs]:
         others = [axis for axis in range(zero.ndim) if axis not in axes]
-        length = int(torch.tensor([zero.shape[axis] for axis in others]).prod())
+        length = math.prod(zero.shape[axis] for axis in others)
         if length < _SHORTEST or not others:
             continue
-        dead = zero.all(dim=others[0], keepdim=True) if len(others) == 1 else _over(zero, others)
-        reached = _share(moved, others) >= 0.5
+        dead = zero.all(dim=others, keepdim=True)
+        reached = moved.float().mean(dim=others, keepdim=True) >= 0.5
         stuck = (dead & reached).squeeze()
         # Lines that nobody has moved (tokens never seen) are as they were made, and say nothing about pruning.
         unmoved = int((zero & ~moved).sum())
@@ -99,16 +100,6 @@ def _lines(zero: Tensor, moved: Tensor) -> dict[str, Any] | None:
                 "whole": bool(zero.all()),
             }  # fmt: skip
     return None
-
-
-def _over(zero: Tensor, others: list[int]) -> Tensor:
-    for axis in others:
-        zero = zero.all(dim=axis, keepdim=True)
-    return zero
-
-
-def _share(moved: Tensor, others: list[int]) -> Tensor:
-    return moved.float().mean(dim=others, keepdim=True)
 
 
 def _only_padding(block: Block, line: dict[str, Any]) -> bool:

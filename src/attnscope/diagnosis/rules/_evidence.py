@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attnscope.anatomy.blocks import Anatomy, Attention, Block, Form, Kind, Source, Step
+from attnscope.anatomy.blocks import Anatomy, Attention, Block, Form, Kind, Source, Step, without_numbers
 from attnscope.diagnosis.rules import Examination
 from attnscope.readings import Reading
 
@@ -79,7 +79,7 @@ def attention_of(anatomy: Anatomy, layer: int) -> Attention | None:
 
 def stack_of(attention: Attention) -> str:
     """The stack that an attention belongs to: its module path with the numbers left out."""
-    return ".".join("#" if part.isdigit() else part for part in attention.module.split("."))
+    return without_numbers(attention.module)
 
 
 def peers_of(anatomy: Anatomy, attention: Attention) -> list[Attention]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from attnscope.anatomy.blocks import without_numbers
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
 from attnscope.diagnosis.rules._evidence import by_block, shown
 from attnscope.diagnosis.rules._healthy import healthy
@@ -65,15 +66,11 @@ class NormGain(Rule):
             if gain > largest and (alone or float(ratio) > 10):
                 suspects.append(_huge(name, gain, None if alone else float(ratio), largest))
             elif gain > 0:
-                siblings = [gains[other] for other in gains if other != name and _place(other) == _place(name)]
+                place = without_numbers(name)
+                siblings = [gains[other] for other in gains if other != name and without_numbers(other) == place]
                 if _stands_out(gain, siblings):
                     suspects.append(_odd(name, gain, siblings))
         return suspects
-
-
-def _place(name: str) -> str:
-    """Where a normalisation stands, whatever the number of its layer."""
-    return ".".join("#" if part.isdigit() else part for part in name.split("."))
 
 
 def _stands_out(gain: float, siblings: list[float]) -> bool:

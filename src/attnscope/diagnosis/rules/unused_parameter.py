@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from attnscope.anatomy.blocks import Anatomy, Source, parse_place
+from attnscope.anatomy.blocks import Anatomy, Source, parse_place, without_numbers
 from attnscope.diagnosis.rules import Evidence, Examination, Rule, Severity, Suspect
 from attnscope.diagnosis.rules._evidence import attention_of, block_with, first_source
 
@@ -49,7 +49,7 @@ class UnusedParameter(Rule):
 
 def _pattern(name: str) -> str:
     """The parameter's module with the numbers left out: what a loop over layers leaves unused is one mistake."""
-    return ".".join("#" if part.isdigit() else part for part in name.split(".")[:-1])
+    return without_numbers(name.rpartition(".")[0])
 
 
 def _suspect(anatomy: Anatomy, names: list[str]) -> Suspect:
